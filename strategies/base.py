@@ -1,0 +1,116 @@
+"""What a strategy is, and what it is handed: the only words the strategies and the runner have in common."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+Example = Any
+"""A training example. A strategy moves examples about; it never looks inside one."""
+
+
+class Task(Protocol):
+    """A task as far as a strategy knows it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def train(self) -> Sequence[Example]: ...
+
+
+@dataclass(frozen=True)
+class Round:
+    """Round t of a run: `tasks` are tasks 1..t, of which the last is learned now; `instructions` is LIMA's place."""
+
+    seed: int
+    tasks: Sequence[Task]
+    instructions: Sequence[Example]
+
+    @property
+    def number(self) -> int:
+        """t, counted from 1."""
+        return len(self.tasks)
+
+    @property
+    def task(self) -> Task:
+        """The task this round learns."""
+        return self.tasks[-1]
+
+    @property
+    def past(self) -> Sequence[Task]:
+        """The tasks of the rounds before, oldest first."""
+        return self.tasks[:-1]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training inside a round: these examples, this often, shuffled anew each epoch."""
+
+    name: str
+    examples: Sequence[Example]
+    epochs: int
+
+
+class Learner(Protocol):
+    """What the runner lends a strategy between backward and step."""
+
+    def backward(self, examples: Sequence[Example]) -> float:
+        """Add the gradient of these examples' loss (mean over their answer tokens) to `gradients`; give the loss."""
+        ...
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients of this round's trainable parameters, live: writing into them changes the step."""
+        ...
+
+
+LoadModel = Callable[[Path | None], PreTrainedModel]
+"""Loads a model from a folder in Hugging Face layout, or (None) the untouched one the run begins with."""
+
+
+class Strategy(Protocol):
+    """How a model learns one task after another. `SeqFT` is the plain case; the others differ from it in a hook or two.
+
+    In each round the runner calls `begin_round`, then for every batch of every phase `adjust_gradients` between
+    backward and step, then `end_round`. Whatever a strategy must still know in the next round stands in `state`: the
+    journal keeps it, so that a resumed run goes on as if nothing had happened.
+    """
+
+    @property
+    def name(self) -> str:
+        """The method's name in paths and tables."""
+        ...
+
+    def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
+        """The model to train: as the run begins with it, or as the round before left it in `checkpoint`."""
+        ...
+
+    def begin_round(self, round: Round, model: PreTrainedModel) -> None:
+        """Decide which parameters learn in this round (their `requires_grad`)."""
+        ...
+
+    def phases(self, round: Round) -> list[Phase]:
+        """What this round learns from, in order."""
+        ...
+
+    def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
+        """Change the gradients before the optimizer's step; what is returned joins the step's line in train.jsonl."""
+        ...
+
+    def end_round(self, round: Round) -> None:
+        """After the round's last step."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What the next round must know, as JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The other way round."""
+        ...

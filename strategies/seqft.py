@@ -1,0 +1,37 @@
+"""SeqFT: sequential fine-tuning. Every parameter learns, and nothing is done against forgetting."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from strategies.base import Learner, LoadModel, Phase, Round
+
+
+@dataclass
+class SeqFT:
+    """Train on each task's own examples for its own number of epochs (TRACE, arXiv 2310.06762, section 4)."""
+
+    name = "seqft"
+
+    def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
+        return load(checkpoint)
+
+    def begin_round(self, round: Round, model: PreTrainedModel) -> None:
+        model.requires_grad_(True)
+
+    def phases(self, round: Round) -> list[Phase]:
+        return [Phase(round.task.name, round.task.train, round.task.epochs)]
+
+    def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
+        return {}
+
+    def end_round(self, round: Round) -> None:
+        pass
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        pass

@@ -1,0 +1,74 @@
+"""What the end-to-end tests run: a model of a few thousand parameters on a benchmark of a few rows."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from support import TASKS, compose
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from trace_cl.model import SHIPPED, load_tokenizer
+from trace_cl.run import start
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 53,000 parameters, most of them embeddings, with the shipped tokenizer, in Hugging Face layout."""
+    tokenizer = load_tokenizer(str(SHIPPED))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    folder = tmp_path_factory.mktemp("small_model")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in TRACE's layout: three tasks and Lima, a dozen rows each."""
+    root = tmp_path_factory.mktemp("small_root")
+    draw = random.Random(0)
+    for task in (*TASKS, "Lima"):
+        (root / task).mkdir()
+        for split, rows in (("train", 12), ("eval", 3), ("test", 4)):
+            examples = [
+                {"prompt": f"{task} {split} {row}: {'la ' * draw.randrange(1, 9)}?", "answer": draw.choice("ABC")}
+                for row in range(rows)
+            ]
+            (root / task / f"{split}.json").write_text(json.dumps(examples))
+    return root
+
+
+@pytest.fixture
+def run(tmp_path: Path, small_model: Path, small_root: Path) -> Callable[..., Path]:
+    """Start a run of the small model on the small benchmark; gives its directory."""
+
+    def start_run(*overrides: str, method: str = "seqft") -> Path:
+        start(
+            compose(
+                "benchmark=trace",
+                f"benchmark.root={small_root}",
+                f"benchmark.order=[{','.join(TASKS)}]",
+                "benchmark.tasks={MeetingBank:{epochs:2,answer_tokens:6}}",
+                f"model.path={small_model}",
+                "training.global_batch=5",
+                "training.learning_rate=0.01",
+                f"runs_dir={tmp_path / 'runs'}",
+                *overrides,
+            )
+        )
+        return tmp_path / "runs" / "trace" / "tiny" / method / "seed1"
+
+    return start_run

@@ -1,0 +1,59 @@
+"""Batched greedy answers against one argmax at a time."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from trace_cl.batches import Encoder
+from trace_cl.evaluation import generate, score
+from trace_cl.model import SHIPPED, load_tokenizer
+
+TOKENIZER = load_tokenizer(str(SHIPPED))
+PROMPTS = [
+    "Hello",
+    "2 + 3 = ",
+    "Der Hund läuft schnell durch den Wald und",
+    "今天天气",
+    "def f ( x ) :",
+    "a b c d e f g",
+]
+
+
+@torch.inference_mode()
+def one_at_a_time(model: torch.nn.Module, prompt: list[int], answer_tokens: int) -> str:
+    ids = torch.tensor([prompt])
+    for _ in range(answer_tokens):
+        token = model(input_ids=ids).logits[0, -1].argmax()
+        if token == TOKENIZER.eos_token_id:
+            break
+        ids = torch.cat([ids, token.reshape(1, 1)], dim=1)
+    return str(TOKENIZER.decode(ids[0, len(prompt) :], skip_special_tokens=True))
+
+
+def test_batches_answer_what_single_prompts_answer() -> None:
+    model = AutoModelForCausalLM.from_pretrained(SHIPPED, dtype=torch.float64).eval()
+    # A hub model's own defaults may ask for sampling; evaluation is greedy all the same.
+    model.generation_config.do_sample, model.generation_config.temperature, model.generation_config.top_k = (
+        True,
+        5.0,
+        50,
+    )
+    encoder = Encoder(TOKENIZER, 1024, 512)
+    prompts = [encoder.prompt(text) for text in PROMPTS]
+    expected = [one_at_a_time(model, prompt, 12) for prompt in prompts]
+    for budget in (1, 60, 4096):
+        assert generate(model, TOKENIZER, prompts, 12, budget) == expected
+
+
+def test_an_answer_stops_at_its_length(small_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(small_model).eval()
+    [answer] = generate(model, TOKENIZER, [[1, 5, 6]], 3, 4096)
+    assert len(TOKENIZER(answer, add_special_tokens=False).input_ids) <= 3
+
+
+def test_both_variants_are_recorded_with_the_rows_own_number() -> None:
+    [first, second] = score("similarity", [4, 9], ["abc", "abd"], ["abc", "abc"])
+    assert (first.index, first.scores) == (4, {"standard": 100.0, "trace_compat": 100.0})
+    assert second.scores["trace_compat"] == 67
+    assert round(second.scores["standard"], 3) == 66.667

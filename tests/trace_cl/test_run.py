@@ -1,0 +1,268 @@
+"""Whole runs of a small model: what they leave behind, and that they go on where they stopped."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from support import TASKS, compose, find_trace_root
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+from metrics import METRICS, backward_transfer, overall_performance
+from strategies.base import Round
+from strategies.seqft import SeqFT
+from trace_cl import run as runner
+from trace_cl.engine import TorchEngine
+from trace_cl.errors import UserError
+from trace_cl.journal import Journal
+from trace_cl.model import SHIPPED, load_tokenizer
+from trace_cl.run import start
+
+Run = Callable[..., Path]
+
+
+class Killed(Exception):
+    """Stands for a kill -9: nothing in the project catches it."""
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """The files that two runs of one configuration must share to the byte."""
+    predictions = {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("predictions/*/*.jsonl")}
+    return {"matrix": (folder / "matrix.csv").read_bytes(), **predictions}
+
+
+def test_what_a_run_leaves(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run()
+    frame = pd.read_csv(folder / "matrix.csv")
+    assert list(frame.columns) == ["round", *TASKS]
+    matrix = frame.drop(columns="round")
+    assert [int(row.notna().sum()) for _, row in matrix.iterrows()] == [1, 2, 3]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["complete"] is True
+    assert summary["OP"] == [overall_performance(matrix, t) for t in (1, 2, 3)]
+    assert summary["BWT"] == [backward_transfer(matrix, t) for t in (1, 2, 3)]
+    assert summary["zero_shot"].keys() == set(TASKS)
+    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    # 12 examples in batches of 5: three steps an epoch, for 5, 3 and 2 epochs.
+    assert [sum(step["round"] == t for step in steps) for t in (1, 2, 3)] == [15, 9, 6]
+    assert all(step["lr"] == 0.01 for step in steps)
+    record = json.loads((folder / "rounds" / "round2.json").read_text())
+    assert (record["optimizer_steps"], record["trainable_share"], record["frozen_modules"]) == (9, 1.0, [])
+    assert record["tokens"] == sum(step["tokens"] for step in steps if step["round"] == 2)
+    assert (folder / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+    assert "| FOMC |" in (folder / "report.md").read_text()
+    printed = capsys.readouterr().out
+    assert "OP" in printed
+    assert "BWT" in printed
+    AutoModelForCausalLM.from_pretrained(folder / "checkpoint")
+    AutoTokenizer.from_pretrained(folder / "checkpoint")
+    assert not [*folder.rglob("*.tmp"), *folder.glob("*.old")]
+
+
+def test_a_score_can_be_recomputed_from_the_predictions(run: Run, small_root: Path) -> None:
+    folder = run()
+    lines = [json.loads(line) for line in (folder / "predictions/round3/MeetingBank.jsonl").read_text().splitlines()]
+    references = [row["answer"] for row in json.loads((small_root / "MeetingBank" / "test.json").read_text())]
+    assert [line["reference"] for line in lines] == references
+    scores = METRICS["rouge_l"]([line["prediction"] for line in lines], references)
+    assert [line["score"] for line in lines] == scores
+    matrix = pd.read_csv(folder / "matrix.csv", index_col="round", float_precision="round_trip")
+    assert matrix.loc[3, "MeetingBank"] == sum(scores) / len(scores)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(run: Run, tmp_path: Path) -> None:
+    first = results(run("hft=true", method="seqft+hft"))
+    second = results(run("hft=true", f"runs_dir={tmp_path}/again", method="../../../again/trace/tiny/seqft+hft"))
+    assert first == second
+    other = run("hft=true", "seed=2", method="seqft+hft").parent / "seed2"
+    assert results(other)["predictions/round0/FOMC.jsonl"] == first["predictions/round0/FOMC.jsonl"]
+    frozen = [
+        json.loads((f / "rounds/round1.json").read_text())["frozen_modules"] for f in (other, other.parent / "seed1")
+    ]
+    assert frozen[0] != frozen[1]
+
+
+@pytest.mark.parametrize(
+    ("where", "calls"),
+    [
+        pytest.param((TorchEngine, "step"), 18, id="in the middle of a round"),
+        pytest.param((Journal, "save_checkpoint"), 2, id="between a round's training and its checkpoint"),
+        pytest.param((runner, "generate"), 5, id="in the middle of an evaluation"),
+        pytest.param((Journal, "finish_round"), 3, id="between the report and the matrix's last row"),
+    ],
+)
+def test_a_killed_run_goes_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str], calls: int
+) -> None:
+    whole = results(run("hft=true", method="seqft+hft"))
+    owner, name = where
+    original, left = getattr(owner, name), [calls]
+
+    def killed(*args: object, **kwargs: object) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        return original(*args, **kwargs)
+
+    again = (f"runs_dir={tmp_path}/again", "hft=true")
+    folder = tmp_path / "again" / "trace" / "tiny" / "seqft+hft" / "seed1"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        with pytest.raises(Killed):
+            run(*again)
+    assert len((folder / "matrix.csv").read_text().splitlines()) in (2, 3)
+    run(*again)
+    assert results(folder) == whole
+    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    assert [(s["round"], s["step"]) for s in steps] == [
+        (t, s + 1) for t, n in ((1, 15), (2, 9), (3, 6)) for s in range(n)
+    ]
+    assert json.loads((folder / "summary.json").read_text())["complete"]
+
+
+def test_a_finished_run_is_shown_not_repeated(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run()
+    monkeypatch.setattr(runner, "open_run", None)
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    run()
+    assert "is complete" in capsys.readouterr().out
+    assert before == {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+
+
+def test_another_configuration_in_the_same_place_is_refused(run: Run) -> None:
+    folder = run()
+    before = results(folder)
+    with pytest.raises(UserError, match=r"training\.learning_rate \(0\.01 there, 0\.02 here\)"):
+        run("training.learning_rate=0.02")
+    assert results(folder) == before
+    run("training.tokens_per_batch=100", "benchmark.root=/elsewhere")  # what only changes speed or place is not refused
+
+
+def test_other_data_in_the_same_place_is_refused(
+    run: Run, small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "save_checkpoint", lambda *args, **kwargs: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run()
+    other = tmp_path / "other"
+    other.mkdir()
+    for task in (*TASKS, "Lima"):
+        (other / task).mkdir()
+        for split in ("train", "eval", "test"):
+            rows = json.loads((small_root / task / f"{split}.json").read_text())
+            (other / task / f"{split}.json").write_text(json.dumps(rows[:-1]))
+    with pytest.raises(UserError, match="other data"):
+        run(f"benchmark.root={other}")
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no model"):
+        run(f"model.path={tmp_path}")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_pickled_weights_are_refused(run: Run, small_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for file in small_model.glob("*.json"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="never read from pickle"):
+        run(f"model.path={folder}")
+
+
+def test_damaged_weights_are_refused(run: Run, small_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for file in small_model.iterdir():
+        content = file.read_bytes()
+        (folder / file.name).write_bytes(content[:1000] if file.suffix == ".safetensors" else content)
+    with pytest.raises(UserError, match="holds no model that can be read"):
+        run(f"model.path={folder}")
+
+
+def test_a_loss_that_is_not_finite_names_round_and_step(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original, calls = TorchEngine.backward, [0]
+
+    def diverging(self: TorchEngine, examples: list[object]) -> float:
+        calls[0] += 1
+        return float("nan") if calls[0] == 17 else original(self, examples)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TorchEngine, "backward", diverging)
+    with pytest.raises(UserError, match=r"the loss is nan in round 2 \(FOMC\), step 2"):
+        run()
+    assert len((tmp_path / "runs/trace/tiny/seqft/seed1/matrix.csv").read_text().splitlines()) == 2
+
+
+def test_all_checkpoints_can_be_kept(run: Run) -> None:
+    folder = run("checkpoints=all")
+    assert sorted(path.name for path in folder.glob("checkpoint*")) == [
+        "checkpoint", "checkpoint-round1", "checkpoint-round2", "checkpoint-round3",
+    ]  # fmt: skip
+
+
+def test_the_compat_variant_makes_the_matrix_when_asked(run: Run) -> None:
+    folder = run("metrics.variant=trace_compat")
+    lines = [json.loads(line) for line in (folder / "predictions/round3/MeetingBank.jsonl").read_text().splitlines()]
+    assert all(line["score"] == line["trace_compat"] for line in lines)
+
+
+def test_a_qwen2_with_biases_gqa_and_tied_embeddings_runs(run: Run, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(SHIPPED))
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "qwen")
+    tokenizer.save_pretrained(tmp_path / "qwen")
+    folder = run("hft=true", f"model.path={tmp_path / 'qwen'}", "benchmark.order=[FOMC,C-STANCE]", method="seqft+hft")
+    assert json.loads((folder / "summary.json").read_text())["complete"]
+    record = json.loads((folder / "rounds/round1.json").read_text())
+    before = Qwen2ForCausalLM.from_pretrained(tmp_path / "qwen")
+    assert any(
+        "q_proj" in name
+        for t in (1, 2)
+        for name in json.loads((folder / f"rounds/round{t}.json").read_text())["frozen_modules"]
+    )
+    assert 0.4 < record["trainable_share"] < 0.6  # three layers: the MLP's share is drawn up or down
+    assert before.lm_head.weight is before.model.embed_tokens.weight
+
+
+def test_real_data_through_the_tiny_model(tmp_path: Path) -> None:
+    start(
+        compose(
+            "benchmark=trace",
+            f"benchmark.root={find_trace_root()}",
+            "benchmark.order=[FOMC,Py150]",
+            "benchmark.max_train=8",
+            "benchmark.max_test=2",
+            "evaluation.zero_shot=false",
+            "benchmark.tasks.Py150.epochs=1",
+            "benchmark.tasks.Py150.answer_tokens=24",
+            f"runs_dir={tmp_path}",
+        )
+    )
+    lines = (tmp_path / "trace/tiny/seqft/seed1/matrix.csv").read_text().splitlines()
+    assert lines[0] == "round,FOMC,Py150"
+    assert len(lines) == 3
+
+
+def test_seqft_lets_everything_learn(small_model: Path) -> None:
+    model = SeqFT().prepare(lambda _: AutoModelForCausalLM.from_pretrained(small_model), None)
+    model.requires_grad_(False)
+    SeqFT().begin_round(Round(1, [], []), model)
+    assert all(parameter.requires_grad for parameter in model.parameters())

@@ -1,0 +1,92 @@
+"""Examples as token ids, and how they are grouped: global batches decide the result, micro-batches only the speed."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""The label of a position whose next token is not an answer token (PyTorch's own convention)."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example as token ids: the prompt, and the answer that ends with end-of-sequence."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+class Encoder:
+    """Encodes prompts and answers apart, so that no token straddles the boundary, and cuts what is too long."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_tokens: int, answer_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.prompt_tokens = prompt_tokens
+        self.answer_tokens = answer_tokens
+        starts = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+        self.start = [tokenizer.bos_token_id] if starts else []
+
+    def prompt(self, text: str) -> list[int]:
+        """The prompt's last `prompt_tokens` ids; where the model knows a start token it stays at the front."""
+        ids = self._ids(text)
+        room = self.prompt_tokens - len(self.start)
+        return [*self.start, *ids[max(0, len(ids) - room) :]]
+
+    def example(self, prompt: str, answer: str) -> Encoded:
+        """Prompt and answer; an answer cut at `answer_tokens` has no end, so none is taught."""
+        return Encoded(self.prompt(prompt), [*self._ids(answer), self.tokenizer.eos_token_id][: self.answer_tokens])
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+
+def global_batches(examples: Sequence[Encoded], size: int, seed: str) -> Iterator[list[Encoded]]:
+    """One epoch: every example once, in an order drawn from `seed`, `size` at a time (the last may be fewer)."""
+    order = list(range(len(examples)))
+    Random(seed).shuffle(order)
+    for start in range(0, len(order), size):
+        yield [examples[index] for index in order[start : start + size]]
+
+
+def within_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices grouped longest with longest so that a padded group holds at most `budget` tokens (but at least one)."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def micro_batches(batch: Sequence[Encoded], budget: int) -> list[list[Encoded]]:
+    """A global batch cut under a token budget."""
+    return [[batch[index] for index in group] for group in within_budget([len(e) for e in batch], budget)]
+
+
+def answer_tokens(examples: Iterable[Encoded]) -> int:
+    """How many tokens the loss is a mean over."""
+    return sum(len(example.answer) for example in examples)
+
+
+def collate(examples: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+    """`(input_ids, labels)`, both B × L, padded on the right; `labels[b, i]` is the answer token after position i.
+
+    Padding on the right needs no attention mask: under causal attention no real token sees what comes after it.
+    """
+    length = max(len(example) for example in examples) - 1
+    input_ids = torch.zeros(len(examples), length, dtype=torch.long)
+    labels = torch.full_like(input_ids, IGNORED)
+    for row, example in enumerate(examples):
+        tokens = torch.tensor([*example.prompt, *example.answer])
+        input_ids[row, : len(tokens) - 1] = tokens[:-1]
+        labels[row, len(example.prompt) - 1 : len(tokens) - 1] = torch.tensor(example.answer)
+    return input_ids, labels

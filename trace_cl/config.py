@@ -1,0 +1,185 @@
+"""The typed schema of a run's configuration, and what can be checked of it before anything is loaded.
+
+Hydra composes `conf/` over these classes: a key that is not here is refused, a value of another type too. No class of
+the project takes a configuration; each is handed its values.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_object
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import metrics
+from strategies.base import Strategy
+from strategies.hft import HalfFineTuning, Selection
+from trace_cl.errors import UserError, nearest
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+
+
+@dataclass
+class TaskConfig:
+    """One task: how long it is learned, how it is scored, and how many generated tokens can change its score."""
+
+    epochs: int = MISSING
+    metric: str = MISSING
+    answer_tokens: int = MISSING
+
+
+@dataclass
+class BenchmarkConfig:
+    """The tasks, in the order they are learned; `instructions` names the general instruction set of Replay."""
+
+    name: str = MISSING
+    root: str | None = None
+    order: list[str] = MISSING
+    tasks: dict[str, TaskConfig] = MISSING
+    instructions: str = MISSING
+    max_train: int | None = None
+    max_test: int | None = None
+    drop_leaked: bool = False
+
+
+@dataclass
+class ModelConfig:
+    """A model by its Hugging Face name (`source`), or a local copy (`path`); `architecture` are its config's sizes."""
+
+    name: str = MISSING
+    source: str = MISSING
+    path: str | None = None
+    architecture: dict[str, Any] | None = None
+    dtype: str | None = None
+
+
+@dataclass
+class TrainingConfig:
+    """The protocol of DESIGN section 6. `tokens_per_batch` bounds a micro-batch: it changes speed, not results."""
+
+    global_batch: int = MISSING
+    learning_rate: float = MISSING
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    prompt_tokens: int = 1024
+    answer_tokens: int = 512
+    tokens_per_batch: int = 8192
+
+
+@dataclass
+class EvaluationConfig:
+    """`split` is what is scored after each round; `zero_shot` scores the untouched model too."""
+
+    split: str = "test"
+    zero_shot: bool = True
+    tokens_per_batch: int = 32768
+
+
+@dataclass
+class MetricsConfig:
+    """`standard`, or `trace_compat` for figures made exactly as TRACE's own scorers make them."""
+
+    variant: str = "standard"
+
+
+@dataclass
+class Config:
+    """Everything one run is made of."""
+
+    strategy: dict[str, Any] = MISSING
+    selection: Selection = MISSING
+    benchmark: BenchmarkConfig = MISSING
+    model: ModelConfig = MISSING
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    hft: bool = False
+    seed: int = 1
+    device: str = "auto"
+    checkpoints: str = "newest"
+    runs_dir: str = "runs"
+    dry_run: bool = False
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def as_dict(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain values, every reference resolved."""
+    content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def build_strategy(config: DictConfig) -> Strategy:
+    """The strategy that `strategy._target_` names, made of the other values there, wrapped in HFT where `hft=true`.
+
+    Raises UserError naming the key for a value the strategy has no use for.
+    """
+    values = as_dict(config.strategy)
+    kind = get_object(values.pop("_target_"))
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(kind), values)
+        assert isinstance(typed, DictConfig)
+        strategy: Strategy = kind(**as_dict(typed))
+        if config.hft:
+            return HalfFineTuning(strategy, Selection(**config.selection))
+        Selection(**config.selection)
+        return strategy
+    except (OmegaConfBaseException, ValueError) as error:
+        key = getattr(error, "full_key", None)
+        raise UserError(f"strategy.{key}: {_first_line(error)}" if key else _first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def check(config: DictConfig) -> None:
+    """Raise UserError, naming the key, for a value the schema's types let through but no run could use."""
+    for key in as_dict(config):
+        if key not in Config.__dataclass_fields__:
+            raise UserError(f"{key}: no such key; nearest: {nearest(key, Config.__dataclass_fields__)}")
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]} is not set: give it a value")
+    for key, allowed in (
+        ("metrics.variant", list(metrics.VARIANTS)),
+        ("evaluation.split", ["eval", "test"]),
+        ("checkpoints", ["newest", "all"]),
+        ("model.dtype", [None, "bf16", "fp32"]),
+        ("benchmark.name", ["embedded", "trace"]),
+    ):
+        if (value := OmegaConf.select(config, key)) not in allowed:
+            raise UserError(f"{key}={value} is not one of {', '.join(map(str, allowed))}")
+    for key in (
+        "training.global_batch",
+        "training.learning_rate",
+        "training.clip_norm",
+        "training.prompt_tokens",
+        "training.answer_tokens",
+        "training.tokens_per_batch",
+        "evaluation.tokens_per_batch",
+        "benchmark.max_train",
+        "benchmark.max_test",
+    ):
+        if (value := OmegaConf.select(config, key)) is not None and not value > 0:
+            raise UserError(f"{key}={value} must be greater than 0")
+    tasks = config.benchmark.tasks
+    if not config.benchmark.order or len(set(config.benchmark.order)) < len(config.benchmark.order):
+        raise UserError("benchmark.order must name at least one task, and none twice")
+    for name in config.benchmark.order:
+        if name not in tasks:
+            raise UserError(
+                f"benchmark.order: no task {name} in benchmark.tasks; nearest: {nearest(name, map(str, tasks))}"
+            )
+        if tasks[name].metric not in metrics.METRICS:
+            raise UserError(
+                f"benchmark.tasks.{name}.metric={tasks[name].metric} is not one of {', '.join(metrics.METRICS)}"
+            )
+        for key in ("epochs", "answer_tokens"):
+            if tasks[name][key] < 1:
+                raise UserError(f"benchmark.tasks.{name}.{key}={tasks[name][key]} must be at least 1")

@@ -1,0 +1,70 @@
+"""Evaluation: greedy answers, batched, and their scores."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from metrics import METRICS, VARIANTS
+from trace_cl.batches import within_budget
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model answered to one example, the reference, and the score (0–100) by each variant of the metric."""
+
+    index: int
+    prediction: str
+    reference: str
+    scores: dict[str, float]
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    answer_tokens: int,
+    tokens_per_batch: int,
+    advance: Callable[[int], object] = lambda done: None,
+) -> list[str]:
+    """Greedy answers of at most `answer_tokens` tokens, in the order of `prompts`.
+
+    Prompts of like length are answered together, as many as `tokens_per_batch` allows, the longest first. `advance` is
+    told how many were finished.
+    """
+    ends = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    config = GenerationConfig(
+        max_new_tokens=answer_tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.eos_token_id
+    )
+    answers = [""] * len(prompts)
+    for group in within_budget([len(prompt) + answer_tokens for prompt in prompts], tokens_per_batch):
+        width = max(len(prompts[index]) for index in group)
+        ids = torch.full((len(group), width), tokenizer.eos_token_id)
+        mask = torch.zeros_like(ids)
+        for row, index in enumerate(group):
+            # On the left, because generation goes on from the last column.
+            ids[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
+            mask[row, width - len(prompts[index]) :] = 1
+        output = model.generate(  # type: ignore[operator]  # the base class does not declare it
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+        )
+        for index, answer in zip(
+            group, tokenizer.batch_decode(output[:, width:], skip_special_tokens=True), strict=True
+        ):
+            answers[index] = answer
+        advance(len(group))
+    return answers
+
+
+def score(
+    metric: str, indices: Sequence[int], predictions: Sequence[str], references: Sequence[str]
+) -> list[Prediction]:
+    """Every prediction with its score by every variant of the metric."""
+    scores = {variant: METRICS[metric](predictions, references, variant) for variant in VARIANTS}
+    return [
+        Prediction(index, prediction, reference, {variant: scores[variant][row] for variant in VARIANTS})
+        for row, (index, prediction, reference) in enumerate(zip(indices, predictions, references, strict=True))
+    ]

@@ -1,0 +1,207 @@
+"""The run directory: what a run leaves behind, and what lets it go on where it stopped.
+
+A round is finished when its row stands in matrix.csv; everything else of the round is written before that. Every file
+is written whole under another name and then renamed, so that a run killed at any moment leaves only whole files. (The
+one exception, train.jsonl, grows line by line; what a killed run wrote of an unfinished round is dropped.)
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trace_cl.errors import UserError
+from trace_cl.evaluation import Prediction
+
+FREE = (
+    "runs_dir",
+    "dry_run",
+    "checkpoints",
+    "benchmark.root",
+    "training.tokens_per_batch",
+    "evaluation.tokens_per_batch",
+)
+"""Settings that say where things lie and how fast they go: a run may continue under others."""
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+
+
+def as_json(value: object) -> str:
+    """Readable JSON; NaN is refused, because JSON has none."""
+    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested configuration as `a.b.c` keys."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@dataclass(frozen=True)
+class Journal:
+    """One run's directory; `tasks` are its tasks' names in order."""
+
+    folder: Path
+    tasks: Sequence[str]
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raises UserError, showing the keys that differ, where a run of another configuration lies here."""
+        path = self.folder / "config.yaml"
+        if not path.exists():
+            return
+        there, here = dict(flatten(_read_yaml(path))), dict(flatten(config))
+        keys = sorted(key for key in there.keys() | here.keys() if key not in FREE)
+        different = [
+            f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in keys if there.get(key) != here.get(key)
+        ]
+        if different:
+            raise UserError(
+                f"{self.folder} holds a run of another configuration: {'; '.join(different)}. "
+                "Set runs_dir to another folder, or move that run away"
+            )
+
+    def check_data(self, checksum: str) -> None:
+        """Raises UserError where the run that lies here was begun on other examples than these."""
+        path = self.folder / "data.sha256"
+        if path.exists() and path.read_text().strip() != checksum:
+            raise UserError(
+                f"{self.folder} holds a run on other data (see {path.name}): set runs_dir to another folder"
+            )
+
+    def begin(self, config: Mapping[str, Any], checksum: str, environment: Mapping[str, Any]) -> None:
+        """Write down what is run, on what data, where. Nothing is written of a run that could not begin."""
+        path = self.folder / "config.yaml"
+        if not path.exists():
+            write(path, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        write(self.folder / "data.sha256", checksum + "\n")
+        self._note_environment(environment)
+
+    def _note_environment(self, environment: Mapping[str, Any]) -> None:
+        """Record what the run runs on; a resumed run's later surroundings are added where they differ."""
+        path = self.folder / "environment.json"
+        first = _read_json(path) if path.exists() else dict(environment)
+        later = first.setdefault("resumed_on", [])
+        if environment not in ({key: value for key, value in first.items() if key != "resumed_on"}, *later):
+            later.append(dict(environment))
+        write(path, as_json(first))
+
+    def matrix(self) -> list[list[float]]:
+        """S, a row a finished round, row t with t scores. Raises UserError for a file that is no such matrix."""
+        path = self.folder / "matrix.csv"
+        if not path.exists():
+            return []
+        frame = pd.read_csv(path, index_col="round", float_precision="round_trip")
+        if list(frame.columns) != list(self.tasks):
+            raise UserError(f"{path}: its header is not round,{','.join(self.tasks)}; move the run away and start anew")
+        rows = [[float(score) for score in row[: t + 1]] for t, row in enumerate(frame.to_numpy())]
+        if any(score != score for row in rows for score in row):
+            raise UserError(f"{path}: a score is missing below the diagonal; move the run away and start anew")
+        return rows
+
+    def finish_round(self, row: Sequence[float]) -> None:
+        """Add round t's row of scores: from now on the round is finished."""
+        rows = [*self.matrix(), list(row)]
+        lines = [",".join(["round", *self.tasks])]
+        for t, scores in enumerate(rows, start=1):
+            lines.append(",".join([str(t), *map(repr, scores), *[""] * (len(self.tasks) - t)]))
+        write(self.folder / "matrix.csv", "\n".join(lines) + "\n")
+
+    def write_predictions(self, round: int, task: str, predictions: Sequence[Prediction], variant: str) -> None:
+        """One line an example: the score that counts, and both variants of it."""
+        lines = (
+            {
+                "index": p.index,
+                "prediction": p.prediction,
+                "reference": p.reference,
+                "score": p.scores[variant],
+                **p.scores,
+            }
+            for p in predictions
+        )
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write(self.folder / "predictions" / f"round{round}" / f"{task}.jsonl", text)
+
+    def write_round(self, round: int, record: Mapping[str, Any]) -> None:
+        """What happened in round t (0: the untouched model)."""
+        write(self.folder / "rounds" / f"round{round}.json", as_json(record))
+
+    def read_round(self, round: int) -> dict[str, Any] | None:
+        """What `write_round` wrote, or None."""
+        path = self.folder / "rounds" / f"round{round}.json"
+        return _read_json(path) if path.exists() else None
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """The run in one file."""
+        write(self.folder / "summary.json", as_json(summary))
+
+    def begin_steps(self, round: int) -> None:
+        """Drop from train.jsonl what a broken-off run wrote of this round."""
+        path = self.folder / "train.jsonl"
+        if path.exists():
+            whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in whole if json.loads(line)["round"] < round]
+            write(path, "".join(line + "\n" for line in kept))
+
+    def add_step(self, step: Mapping[str, Any]) -> None:
+        """One optimizer step's line in train.jsonl."""
+        with (self.folder / "train.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(step, allow_nan=False) + "\n")
+
+    def checkpoint(self) -> Path | None:
+        """The newest finished training round's folder, if there is one."""
+        folder, old = self.folder / "checkpoint", self.folder / "checkpoint.old"
+        if old.exists() and not folder.exists():  # killed between the two renames below
+            old.rename(folder)
+        return folder if folder.exists() else None
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """`{"round": t, "strategy": …}` of the checkpoint; round 0 where there is none."""
+        folder = self.checkpoint()
+        return _read_json(folder / "state.json") if folder else {"round": 0, "strategy": {}}
+
+    def save_checkpoint(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, state: Mapping[str, Any], keep: bool
+    ) -> None:
+        """Put the model in the place of the last checkpoint; with `keep` also under its round's own name."""
+        draft, folder, old = (self.folder / name for name in ("checkpoint.tmp", "checkpoint", "checkpoint.old"))
+        for leftover in (draft, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        write(draft / "state.json", as_json(state))
+        if folder.exists():
+            folder.rename(old)
+        draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        if keep:
+            shutil.copytree(folder, self.folder / f"checkpoint-round{state['round']}", dirs_exist_ok=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,130 @@
+"""The result for people: the matrix as a table, report.md and heatmap.png."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from metrics import backward_transfer, overall_performance
+from trace_cl.journal import write
+
+CONVENTION = "BWT_t = 1/t · Σ_{i<t} (S[t,i] − S[i,i]), divided by t as in the HFT paper"
+
+
+def square(rows: Sequence[Sequence[float]]) -> list[list[float | None]]:
+    """A run's rows as a t × t matrix, None above the diagonal."""
+    return [[*row, *[None] * (len(rows) - len(row))] for row in rows]
+
+
+def figures(rows: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """OP and BWT of every finished round."""
+    matrix = square(rows)
+    rounds = range(1, len(rows) + 1)
+    return [overall_performance(matrix, t) for t in rounds], [backward_transfer(matrix, t) for t in rounds]
+
+
+def table(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> pd.DataFrame:
+    """The paper's layout: a row a task and a column a round, then OP and BWT."""
+    columns = {f"{t}": [*row, *[np.nan] * (len(tasks) - len(row))] for t, row in enumerate(rows, start=1)}
+    frame = pd.DataFrame(columns, index=pd.Index(tasks, name="task \\ round"))
+    frame.loc["OP"], frame.loc["BWT"] = figures(rows)
+    return frame
+
+
+def render(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> str:
+    """The table for a terminal, one decimal."""
+    return table(rows, tasks).to_string(float_format="{:.1f}".format, na_rep="")
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A frame as a Markdown table, one decimal, nothing where there is no figure."""
+    cells = [["" if pd.isna(value) else f"{value:.1f}" for value in row] for row in frame.to_numpy()]
+    lines = [[str(frame.index.name or ""), *map(str, frame.columns)], ["---", *["---:"] * len(frame.columns)]]
+    lines += [[str(name), *row] for name, row in zip(frame.index, cells, strict=True)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def heatmap(rows: Sequence[Sequence[float]], tasks: Sequence[str], title: str) -> bytes:
+    """The matrix as a PNG: a row a round, a column a task; light is a high score; the figures stand in the cells."""
+    values = np.full((len(tasks), len(tasks)), np.nan)
+    for t, row in enumerate(rows):
+        values[t, : t + 1] = row
+    figure, axes = plt.subplots(figsize=(7.2, 5.2), layout="constrained")
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    for (t, i), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            weight = "bold" if t == i else "normal"
+            axes.text(i, t, f"{value:.0f}", ha="center", va="center", weight=weight, color="w" if value < 55 else "k")
+    axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(tasks)), [f"{t}: {task}" for t, task in enumerate(tasks, start=1)])
+    axes.set_xlabel("task scored")
+    axes.set_ylabel("after round")
+    axes.set_title(title, fontsize=11)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.colorbar(image, label="score", shrink=0.8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=160, format="png")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def write_report(
+    folder: Path,
+    rows: Sequence[Sequence[float]],
+    tasks: Sequence[str],
+    rounds: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+) -> None:
+    """report.md and heatmap.png of the finished rounds."""
+    name = f"{summary['method']} on {summary['benchmark']}, {summary['model']}, seed {summary['seed']}"
+    op, bwt = figures(rows)
+    state = "Complete" if summary["complete"] else "Unfinished"
+    title = f"{name}\nOP {op[-1]:.1f}, BWT {bwt[-1]:+.1f} after {len(rows)} of {len(tasks)} rounds"
+    write(folder / "heatmap.png", heatmap(rows, tasks, title))
+    zero_shot = pd.DataFrame(
+        {"learned": [row[-1] for row in rows], "at the end": rows[-1]}, index=list(tasks[: len(rows)])
+    )
+    zero_shot.insert(0, "untouched model", [summary["zero_shot"].get(task, np.nan) for task in zero_shot.index])
+    zero_shot["forgotten"] = zero_shot["learned"] - zero_shot["at the end"]
+    zero_shot.index.name = "task"
+    rounds_table = "\n".join(
+        f"| {r['round']} | {r['task']} | {100 * r['trainable_share']:.1f} | {r['optimizer_steps']} | {r['tokens']:,} "
+        f"| {r['final_loss']:.3f} | {r['seconds']:.0f} | {r['evaluation_seconds']:.0f} |"
+        for r in rounds
+    )
+    write(
+        folder / "report.md",
+        f"""# {name}
+
+{state}: {len(rows)} of {len(tasks)} rounds. **OP {op[-1]:.1f}, BWT {bwt[-1]:+.1f}**
+
+## Scores after each round
+
+{markdown(table(rows, tasks))}
+
+Scores run from 0 to 100 (variant: {summary["variant"]}). OP_t = 1/t · Σ_{{i≤t}} S[t,i]; {CONVENTION}.
+
+![The matrix of scores](heatmap.png)
+
+## Learned and forgotten
+
+{markdown(zero_shot)}
+
+## Rounds
+
+| round | task | trainable % | steps | tokens | final loss | training s | scoring s |
+| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |
+{rounds_table}
+
+Trainable: share of the transformer layers' matrix parameters. Every answer with its score: `predictions/`; every
+optimizer step: `train.jsonl`; what was frozen: `rounds/`.
+""",
+    )

@@ -1,0 +1,259 @@
+"""The life of a run: for each task in turn, learn it, score all tasks seen so far, and write the row down.
+
+One loop in one direction. Nothing reads back what it wrote but the journal, and the journal is what makes a run
+resumable: weights and strategy state come from the checkpoint, every random draw from the seed and the round.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from strategies.base import Round, Strategy
+from trace_cl import environment, plan, report
+from trace_cl.batches import Encoder, answer_tokens, global_batches
+from trace_cl.benchmark import Benchmark, Task, load_data, prepare
+from trace_cl.config import as_dict, build_strategy, check
+from trace_cl.engine import TorchEngine
+from trace_cl.errors import UserError
+from trace_cl.evaluation import generate, score
+from trace_cl.journal import Journal
+from trace_cl.model import SHIPPED, build_on_meta, device_and_dtype, load_model, load_tokenizer, locate
+from trace_cl.progress import Progress
+
+
+def run_folder(config: DictConfig, strategy: Strategy) -> Path:
+    """`<runs_dir>/<benchmark>/<model>/<method>/seed<k>`."""
+    return Path(config.runs_dir, config.benchmark.name, config.model.name, strategy.name, f"seed{config.seed}")
+
+
+def start(config: DictConfig) -> None:
+    """One run, or the rest of one. Raises UserError for anything a user can mend, before anything is trained."""
+    check(config)
+    strategy = build_strategy(config)
+    if config.dry_run:
+        print(json.dumps(dry_run(config, strategy), ensure_ascii=False, indent=1))
+        return
+    journal = Journal(run_folder(config, strategy), list(config.benchmark.order))
+    journal.check(as_dict(config))
+    if len(journal.matrix()) == len(journal.tasks):
+        print(f"{journal.folder} is complete.\n{report.render(journal.matrix(), journal.tasks)}")
+        return
+    run = open_run(config, strategy, journal)
+    try:
+        run.go()
+    finally:
+        run.progress.close()
+
+
+def open_run(config: DictConfig, strategy: Strategy, journal: Journal) -> "Run":
+    """Read, check and encode everything; load the model as the last finished round left it."""
+    loaded = load_data(config.benchmark)
+    location = locate(config.model.source, config.model.path)
+    tokenizer = load_tokenizer(location)
+    encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
+    benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
+    journal.check_data(benchmark.sha256)
+
+    device, dtype = device_and_dtype(config.device, config.model.dtype)
+    resumed = journal.checkpoint_state()
+    model = strategy.prepare(
+        lambda folder: load_model(location if folder is None else str(folder), dtype, device), journal.checkpoint()
+    )
+    strategy.restore(resumed["strategy"])
+    journal.begin(as_dict(config), benchmark.sha256, environment.describe(device))
+    return Run(config, strategy, journal, benchmark, model, tokenizer, resumed["round"])
+
+
+def rounds_of(benchmark: Benchmark, seed: int) -> list[Round]:
+    """Rounds 1..T as a strategy sees them."""
+    tasks = benchmark.tasks
+    return [Round(seed, tasks[:t], benchmark.instructions) for t in range(1, len(tasks) + 1)]
+
+
+def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
+    """The plan of a run: needs the data and the model's sizes, but neither weights nor network."""
+    loaded = load_data(config.benchmark)
+    if config.model.architecture and config.model.path is None:
+        # The network is never asked: sizes stand in the model's YAML, tokens are counted with the tokenizer at hand.
+        architecture, tokenizer_name = AutoConfig.for_model(**as_dict(config.model.architecture)), "tiny"
+        tokenizer = load_tokenizer(str(SHIPPED))
+    else:
+        folder = locate(config.model.source, config.model.path)
+        architecture, tokenizer_name = AutoConfig.from_pretrained(folder, trust_remote_code=False), config.model.name
+        tokenizer = load_tokenizer(folder)
+    encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
+    benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
+    _, dtype = device_and_dtype(config.device, config.model.dtype)
+    model = strategy.prepare(lambda _: build_on_meta(architecture), None)
+    rounds = plan.plan_rounds(strategy, rounds_of(benchmark, config.seed), model, config.training.global_batch)
+    parameters = sum(p.numel() for p in model.parameters())
+    largest = max((plan.Memory.of(parameters, r["trainable_parameters"], dtype) for r in rounds), key=lambda m: m.total)
+    return {
+        "benchmark": config.benchmark.name,
+        "model": config.model.name,
+        "method": strategy.name,
+        "seed": config.seed,
+        "folder": str(run_folder(config, strategy)),
+        "parameters": parameters,
+        "optimizer_steps": sum(r["optimizer_steps"] for r in rounds),
+        "tokens": {"training": sum(r["tokens"] for r in rounds), "tokenizer": tokenizer_name},
+        "memory_per_device": {"dtype": str(dtype).removeprefix("torch."), **vars(largest), "total": largest.total},
+        "rounds": rounds,
+    }
+
+
+@dataclass
+class Run:
+    """A run with everything at hand. `trained` is the newest round whose weights the model holds."""
+
+    config: DictConfig
+    strategy: Strategy
+    journal: Journal
+    benchmark: Benchmark
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    trained: int
+
+    def __post_init__(self) -> None:
+        self.rounds = rounds_of(self.benchmark, self.config.seed)
+        planned = [plan.tokens(self.strategy.phases(round)) for round in self.rounds]
+        self.progress = Progress(planned, [task.name for task in self.benchmark.tasks])
+        finished = len(self.journal.matrix())
+        for number in range(1, max(self.trained, finished) + 1):
+            self.progress.skip_round(number, planned[number - 1], evaluated=number <= finished)
+
+    def go(self) -> None:
+        """Every round that is not finished yet."""
+        if self.config.evaluation.zero_shot and self.journal.read_round(0) is None:
+            self.journal.write_round(0, self.evaluate(0, self.benchmark.tasks))
+        for round in self.rounds[len(self.journal.matrix()) :]:
+            if self.trained < round.number:
+                self.train(round)
+            self.finish(round)
+
+    def train(self, round: Round) -> None:
+        """Learn the round's task, and put the result where a resumed run finds it."""
+        training = self.config.training
+        began = perf_counter()
+        self.journal.begin_steps(round.number)
+        torch.manual_seed(self.config.seed * 1000 + round.number)
+        self.strategy.begin_round(round, self.model)
+        record = plan.plan_rounds(self.strategy, [round], self.model, training.global_batch)[0]
+        engine = TorchEngine(
+            self.model,
+            training.learning_rate,
+            tuple(training.betas),
+            training.weight_decay,
+            training.clip_norm,
+            training.tokens_per_batch,
+        )
+        step, loss = 0, math.nan
+        for phase in self.strategy.phases(round):
+            for epoch in range(1, phase.epochs + 1):
+                order = f"{self.config.seed}/{round.number}/{phase.name}/{epoch}"
+                for batch in global_batches(phase.examples, training.global_batch, order):
+                    step_began = perf_counter()
+                    step += 1
+                    loss = engine.backward(batch)
+                    if not math.isfinite(loss):
+                        raise UserError(
+                            f"the loss is {loss} in round {round.number} ({round.task.name}), step {step}: "
+                            "lower training.learning_rate; the rounds before it are kept"
+                        )
+                    adjusted = self.strategy.adjust_gradients(round, engine)
+                    norm = engine.step()
+                    seconds, tokens = perf_counter() - step_began, sum(map(len, batch))
+                    self.journal.add_step(
+                        {
+                            "round": round.number,
+                            "phase": phase.name,
+                            "epoch": epoch,
+                            "step": step,
+                            "loss": loss,
+                            "lr": training.learning_rate,
+                            "gradient_norm": norm,
+                            "tokens": tokens,
+                            "answer_tokens": answer_tokens(batch),
+                            "seconds": round_to_ms(seconds),
+                            **adjusted,
+                        }
+                    )
+                    self.progress.step(round.number, f"{epoch}/{phase.epochs}", loss, tokens, seconds)
+        engine.close()
+        self.strategy.end_round(round)
+        self.journal.write_round(
+            round.number, {**record, "final_loss": loss, "seconds": round_to_ms(perf_counter() - began)}
+        )
+        self.journal.save_checkpoint(
+            self.model,
+            self.tokenizer,
+            {"round": round.number, "strategy": self.strategy.state()},
+            keep=self.config.checkpoints == "all",
+        )
+        self.trained = round.number
+
+    def finish(self, round: Round) -> None:
+        """Score the tasks seen so far, and report. The row in the matrix comes last: with it the round is finished."""
+        scores = self.evaluate(round.number, self.benchmark.tasks[: round.number])
+        record = self.journal.read_round(round.number)
+        assert record is not None
+        self.journal.write_round(round.number, {**record, **scores})
+        row = [scores["scores"][self.config.metrics.variant][task.name] for task in round.tasks]
+        rows = [*self.journal.matrix(), row]
+        self.report(rows)
+        self.journal.finish_round(row)
+        self.progress.say(f"\n{report.render(rows, self.journal.tasks)}\n")
+
+    def evaluate(self, round: int, tasks: Sequence[Task]) -> dict[str, Any]:
+        """Answer and score these tasks; keep every answer. Gives the mean scores by variant and task, and the time."""
+        began = perf_counter()
+        scores: dict[str, dict[str, float]] = {}
+        for task in tasks:
+            self.progress.evaluating(round, task.name)
+            answers = generate(
+                self.model, self.tokenizer, task.prompts, task.answer_tokens, self.config.evaluation.tokens_per_batch
+            )
+            predictions = score(task.metric, task.indices, answers, task.references)
+            self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
+            for variant in predictions[0].scores:
+                mean = math.fsum(p.scores[variant] for p in predictions) / len(predictions)
+                scores.setdefault(variant, {})[task.name] = mean
+            self.progress.evaluated(round, task.name)
+        return {"scores": scores, "evaluation_seconds": round_to_ms(perf_counter() - began)}
+
+    def report(self, rows: Sequence[Sequence[float]]) -> None:
+        """summary.json, report.md and heatmap.png as the finished rounds have it."""
+        variant = self.config.metrics.variant
+        records = [self.journal.read_round(t) or {} for t in range(len(rows) + 1)]
+        op, bwt = report.figures(rows)
+        summary = {
+            "complete": len(rows) == len(self.rounds),
+            "benchmark": self.config.benchmark.name,
+            "model": self.config.model.name,
+            "method": self.strategy.name,
+            "seed": self.config.seed,
+            "variant": variant,
+            "tasks": list(self.journal.tasks),
+            "OP": op,
+            "BWT": bwt,
+            "zero_shot": records[0].get("scores", {}).get(variant, {}),
+            "seconds": {
+                "training": round_to_ms(sum(r["seconds"] for r in records[1:])),
+                "evaluation": round_to_ms(sum(r.get("evaluation_seconds", 0) for r in records)),
+            },
+        }
+        self.journal.write_summary(summary)
+        report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
+
+
+def round_to_ms(seconds: float) -> float:
+    """Seconds with three decimals: what lies below is noise."""
+    return float(f"{seconds:.3f}")
