@@ -16,6 +16,11 @@ setup: .venv/ready ## make the environment in .venv
 run: .venv/ready ## the main job: SeqFT on the embedded benchmark; ARGS="strategy=… hft=true seed=2"
 	$(BIN)/python -m trace_cl $(ARGS)
 
+results: .venv/ready ## the README's table: seven methods, three seeds each, and what they came to
+	$(BIN)/python -m trace_cl -m strategy=seqft,gem,replay hft=false,true seed=1,2,3
+	$(BIN)/python -m trace_cl -m strategy=lora_seqft seed=1,2,3
+	$(BIN)/python -m trace_cl.results
+
 test: .venv/ready ## the tests; ARGS="-k name"
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -24,4 +29,4 @@ lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.PHONY: help setup run test lint
+.PHONY: help setup run results test lint

@@ -58,15 +58,27 @@ class Phase:
     epochs: int
 
 
+Gradients = dict[str, Tensor]
+"""Gradients by parameter name; where parameters are spread over ranks, this rank's part of each."""
+
+
 class Learner(Protocol):
-    """What the runner lends a strategy between backward and step."""
+    """What the runner lends a strategy between backward and step; only this round's trainable parameters are in it."""
 
     def backward(self, examples: Sequence[Example]) -> float:
-        """Add the gradient of these examples' loss (mean over their answer tokens) to `gradients`; give the loss."""
+        """Add the gradient of these examples' loss (mean over their answer tokens); give the loss."""
         ...
 
-    def gradients(self) -> list[Tensor]:
-        """The gradients of this round's trainable parameters, live: writing into them changes the step."""
+    def take_gradients(self) -> Gradients:
+        """Take the gradients away: they are the caller's, and the next backward begins from nothing."""
+        ...
+
+    def put_gradients(self, gradients: Gradients) -> None:
+        """Put gradients in the place of what is there: the optimizer's step follows them."""
+        ...
+
+    def sum_over_ranks(self, table: Tensor) -> Tensor:
+        """The sum of every rank's table (a small one); on a single device the table itself."""
         ...
 
 
@@ -78,13 +90,18 @@ class Strategy(Protocol):
     """How a model learns one task after another. `SeqFT` is the plain case; the others differ from it in a hook or two.
 
     In each round the runner calls `begin_round`, then for every batch of every phase `adjust_gradients` between
-    backward and step, then `end_round`. Whatever a strategy must still know in the next round stands in `state`: the
-    journal keeps it, so that a resumed run goes on as if nothing had happened.
+    backward and step, then `end_round`. Whatever a strategy must still know in the next round it saves beside the
+    checkpoint, so that a resumed run goes on as if nothing had happened.
     """
 
     @property
     def name(self) -> str:
         """The method's name in paths and tables."""
+        ...
+
+    @property
+    def changes_architecture(self) -> bool:
+        """Whether it trains modules of its own instead of the model's."""
         ...
 
     def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
@@ -99,18 +116,22 @@ class Strategy(Protocol):
         """What this round learns from, in order."""
         ...
 
+    def extra_bytes(self, round: Round, trainable: int) -> int:
+        """Bytes it keeps on the device besides weights, gradients and optimizer, with so many parameters learning."""
+        ...
+
     def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
         """Change the gradients before the optimizer's step; what is returned joins the step's line in train.jsonl."""
         ...
 
-    def end_round(self, round: Round) -> None:
-        """After the round's last step."""
+    def end_round(self, round: Round) -> dict[str, Any]:
+        """After the round's last step; what is returned joins the round's record."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """What the next round must know, as JSON."""
+    def save(self, folder: Path) -> None:
+        """Write what the next round must know into the checkpoint's folder."""
         ...
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """The other way round."""
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote."""
         ...

@@ -179,6 +179,16 @@ class HalfFineTuning:
 
     strategy: Strategy
     selection: Selection
+    changes_architecture = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a strategy whose trainable modules are not the model's own."""
+        if self.strategy.changes_architecture:
+            raise ValueError(
+                f"hft=true cannot be combined with strategy={self.strategy.name}: it changes the architecture (the "
+                "model stays frozen, and modules of its own are trained), so there is no half of the model to choose; "
+                "set hft=false"
+            )
 
     @property
     def name(self) -> str:
@@ -194,17 +204,20 @@ class HalfFineTuning:
     def phases(self, round: Round) -> list[Phase]:
         return self.strategy.phases(round)
 
+    def extra_bytes(self, round: Round, trainable: int) -> int:
+        return self.strategy.extra_bytes(round, trainable)
+
     def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
         return self.strategy.adjust_gradients(round, learner)
 
-    def end_round(self, round: Round) -> None:
-        self.strategy.end_round(round)
+    def end_round(self, round: Round) -> dict[str, Any]:
+        return self.strategy.end_round(round)
 
-    def state(self) -> dict[str, Any]:
-        return self.strategy.state()
+    def save(self, folder: Path) -> None:
+        self.strategy.save(folder)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.strategy.restore(state)
+    def restore(self, folder: Path) -> None:
+        self.strategy.restore(folder)
 
 
 class HalfFineTuningCallback(TrainerCallback):

@@ -14,6 +14,7 @@ class SeqFT:
     """Train on each task's own examples for its own number of epochs (TRACE, arXiv 2310.06762, section 4)."""
 
     name = "seqft"
+    changes_architecture = False
 
     def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
         return load(checkpoint)
@@ -24,14 +25,17 @@ class SeqFT:
     def phases(self, round: Round) -> list[Phase]:
         return [Phase(round.task.name, round.task.train, round.task.epochs)]
 
+    def extra_bytes(self, round: Round, trainable: int) -> int:
+        return 0
+
     def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
         return {}
 
-    def end_round(self, round: Round) -> None:
-        pass
-
-    def state(self) -> dict[str, Any]:
+    def end_round(self, round: Round) -> dict[str, Any]:
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def save(self, folder: Path) -> None:
+        pass
+
+    def restore(self, folder: Path) -> None:
         pass

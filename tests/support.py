@@ -1,4 +1,4 @@
-"""What the tests share: composing a configuration, and finding real data."""
+"""What the tests share: composing a configuration, killing a run, and what two runs must share."""
 
 import os
 from pathlib import Path
@@ -25,3 +25,13 @@ def find_trace_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no TRACE data: $TRACE_ROOT is not set and {beside} is not there")
     return root
+
+
+class Killed(Exception):
+    """Stands for a kill -9: nothing in the project catches it."""
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """The files that two runs of one configuration must share to the byte."""
+    predictions = {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("predictions/*/*.jsonl")}
+    return {"matrix": (folder / "matrix.csv").read_bytes(), **predictions}

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_object
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import II, MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import metrics
@@ -46,12 +46,17 @@ class BenchmarkConfig:
 
 @dataclass
 class ModelConfig:
-    """A model by its Hugging Face name (`source`), or a local copy (`path`); `architecture` are its config's sizes."""
+    """A model by its Hugging Face name (`source`), or a local copy (`path`); `architecture` are its config's sizes.
+
+    `training.learning_rate` is the first of the two rates, or the second where an adapter is trained in its stead.
+    """
 
     name: str = MISSING
     source: str = MISSING
     path: str | None = None
     architecture: dict[str, Any] | None = None
+    learning_rate: float = MISSING
+    adapter_learning_rate: float = MISSING
     dtype: str | None = None
 
 
@@ -60,7 +65,7 @@ class TrainingConfig:
     """The protocol of DESIGN section 6. `tokens_per_batch` bounds a micro-batch: it changes speed, not results."""
 
     global_batch: int = MISSING
-    learning_rate: float = MISSING
+    learning_rate: float = II("model.learning_rate")
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     clip_norm: float = 1.0
@@ -105,6 +110,7 @@ class Config:
 
 
 ConfigStore.instance().store(name="schema", node=Config)
+OmegaConf.register_new_resolver("share", lambda whole, parts: max(1, int(whole) // int(parts)), replace=True)
 
 
 def as_dict(config: DictConfig) -> dict[str, Any]:

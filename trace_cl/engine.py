@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from strategies.base import Gradients
 from trace_cl.batches import IGNORED, Encoded, answer_tokens, collate, micro_batches
 
 
@@ -19,7 +20,8 @@ def answer_loss(model: PreTrainedModel, input_ids: Tensor, labels: Tensor) -> Te
     hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
     answers = labels != IGNORED
     logits = model.get_output_embeddings()(hidden[answers])
-    return cross_entropy(logits.float(), labels[answers], reduction="sum")
+    at_least_fp32 = torch.promote_types(logits.dtype, torch.float32)
+    return cross_entropy(logits.to(at_least_fp32), labels[answers], reduction="sum")
 
 
 class TorchEngine:
@@ -42,12 +44,12 @@ class TorchEngine:
         self.clip_norm = clip_norm
         self.tokens_per_batch = tokens_per_batch
         self.dtype = model.dtype
-        self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
-        for parameter in self.parameters:
+        self.parameters: dict[str, nn.Parameter] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        for parameter in self.parameters.values():
             if self.dtype == torch.bfloat16:
                 parameter.data = parameter.data.float()
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
+            self.parameters.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
         )
         model.train()
 
@@ -57,7 +59,7 @@ class TorchEngine:
         The micro-batches' sums are divided by the whole batch's token count, so how the batch is cut changes nothing.
         """
         total = answer_tokens(examples)
-        loss = torch.zeros((), device=self.model.device)
+        loss = torch.zeros((), device=self.model.device, dtype=torch.float64)
         for micro_batch in micro_batches(examples, self.tokens_per_batch):
             input_ids, labels = (tensor.to(self.model.device) for tensor in collate(micro_batch))
             with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
@@ -66,19 +68,30 @@ class TorchEngine:
             loss += part.detach()
         return loss.item()
 
-    def gradients(self) -> list[Tensor]:
-        """The gradients of the trainable parameters, live."""
-        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+    def take_gradients(self) -> Gradients:
+        """Take the gradients away, by parameter name; the next backward begins from nothing."""
+        taken = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.optimizer.zero_grad(set_to_none=True)
+        return taken
+
+    def put_gradients(self, gradients: Gradients) -> None:
+        """Put gradients in the place of what is there."""
+        for name, parameter in self.parameters.items():
+            parameter.grad = gradients[name]
+
+    def sum_over_ranks(self, table: Tensor) -> Tensor:
+        """The table itself: there is one rank."""
+        return table
 
     def step(self) -> float:
         """Clip, step, forget the gradients; give the gradients' norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm.item()
 
     def close(self) -> None:
         """Bring the model back to its own dtype, ready to be evaluated and saved."""
-        for parameter in self.parameters:
+        for parameter in self.parameters.values():
             parameter.data = parameter.data.to(self.dtype)
         self.model.eval()

@@ -8,14 +8,13 @@ one exception, train.jsonl, grows line by line; what a killed run wrote of an un
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Prediction
@@ -173,27 +172,26 @@ class Journal:
             old.rename(folder)
         return folder if folder.exists() else None
 
-    def checkpoint_state(self) -> dict[str, Any]:
-        """`{"round": t, "strategy": …}` of the checkpoint; round 0 where there is none."""
+    def trained_rounds(self) -> int:
+        """The round whose weights the checkpoint holds; 0 where there is none."""
         folder = self.checkpoint()
-        return _read_json(folder / "state.json") if folder else {"round": 0, "strategy": {}}
+        return int(_read_json(folder / "round.json")["round"]) if folder else 0
 
-    def save_checkpoint(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, state: Mapping[str, Any], keep: bool
-    ) -> None:
-        """Put the model in the place of the last checkpoint; with `keep` also under its round's own name."""
+    def save_checkpoint(self, round: int, savers: Sequence[Callable[[Path], object]], keep: bool) -> None:
+        """Put what the savers write in the last checkpoint's place; with `keep` also under the round's own name."""
         draft, folder, old = (self.folder / name for name in ("checkpoint.tmp", "checkpoint", "checkpoint.old"))
         for leftover in (draft, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        model.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
-        write(draft / "state.json", as_json(state))
+        draft.mkdir()
+        for save in savers:
+            save(draft)
+        write(draft / "round.json", as_json({"round": round}))
         if folder.exists():
             folder.rename(old)
         draft.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
         if keep:
-            shutil.copytree(folder, self.folder / f"checkpoint-round{state['round']}", dirs_exist_ok=True)
+            shutil.copytree(folder, self.folder / f"checkpoint-round{round}", dirs_exist_ok=True)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def plan_rounds(
                 "optimizer_steps": sum(optimizer_steps(phase, global_batch) for phase in phases),
                 "tokens": tokens(phases),
                 "trainable_share": trainable_share(model),
-                "trainable_parameters": count(set(model.parameters()), trainable=True),
+                "trainable_parameters": (trainable := count(set(model.parameters()), trainable=True)),
+                "strategy_bytes": strategy.extra_bytes(round, trainable),
                 "frozen_modules": frozen_modules(model),
             }
         )
@@ -54,17 +55,22 @@ class Memory:
     weights: int
     gradients: int
     optimizer: int
+    strategy: int
 
     @classmethod
-    def of(cls, parameters: int, trainable: int, dtype: torch.dtype) -> "Memory":
-        """Frozen parameters in the model's dtype; what learns, its gradient and AdamW's two moments in fp32."""
+    def of(cls, parameters: int, trainable: int, strategy: int, dtype: torch.dtype) -> "Memory":
+        """Frozen parameters in the model's dtype; what learns, its gradient and AdamW's two moments in fp32.
+
+        `strategy` is what the strategy keeps besides: GEM its memories' gradients.
+        """
         return cls(
             weights=(parameters - trainable) * dtype.itemsize + trainable * 4,
             gradients=trainable * 4,
             optimizer=trainable * 8,
+            strategy=strategy,
         )
 
     @property
     def total(self) -> int:
-        """All three."""
-        return self.weights + self.gradients + self.optimizer
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.strategy

@@ -43,11 +43,44 @@ def render(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> str:
     return table(rows, tasks).to_string(float_format="{:.1f}".format, na_rep="")
 
 
+def learned_and_forgotten(
+    rows: Sequence[Sequence[float]], tasks: Sequence[str], zero_shot: Mapping[str, float]
+) -> pd.DataFrame:
+    """A row a finished task: its score before training, after its own round, and now."""
+    frame = pd.DataFrame(index=pd.Index(tasks[: len(rows)], name="task"))
+    frame["untouched model"] = [zero_shot.get(task, np.nan) for task in frame.index]
+    frame["learned"] = [row[-1] for row in rows]
+    frame["at the end"] = list(rows[-1])
+    frame["forgotten"] = frame["learned"] - frame["at the end"]
+    return frame
+
+
+def rounds_in_figures(rounds: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A row a round: what was trained, on how much, how long; and the figures the strategy tells of its rounds."""
+    told = [key for key, value in rounds[-1]["strategy"].items() if isinstance(value, int | float)]
+    lines = []
+    for record in rounds:
+        lines.append(
+            {
+                "round": f"{record['round']}",
+                "task": record["task"],
+                "trainable %": f"{100 * record['trainable_share']:.1f}",
+                "steps": f"{record['optimizer_steps']}",
+                "tokens": f"{record['tokens']:,}",
+                "final loss": f"{record['final_loss']:.3f}",
+                "training s": f"{record['seconds']:.0f}",
+                "scoring s": f"{record['evaluation_seconds']:.0f}",
+                **{key.replace("_", " "): f"{record['strategy'][key]:.3g}" for key in told},
+            }
+        )
+    return pd.DataFrame(lines).set_index("round")
+
+
 def markdown(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table, one decimal, nothing where there is no figure."""
-    cells = [["" if pd.isna(value) else f"{value:.1f}" for value in row] for row in frame.to_numpy()]
-    lines = [[str(frame.index.name or ""), *map(str, frame.columns)], ["---", *["---:"] * len(frame.columns)]]
-    lines += [[str(name), *row] for name, row in zip(frame.index, cells, strict=True)]
+    """A frame as a Markdown table: figures with one decimal, texts as they are, nothing where there is no figure."""
+    lines = [[str(frame.index.name), *map(str, frame.columns)], ["---", *["---:"] * len(frame.columns)]]
+    for name, row in zip(frame.index, frame.to_numpy(), strict=True):
+        lines.append([str(name), *(v if isinstance(v, str) else "" if pd.isna(v) else f"{v:.1f}" for v in row)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -89,17 +122,6 @@ def write_report(
     state = "Complete" if summary["complete"] else "Unfinished"
     title = f"{name}\nOP {op[-1]:.1f}, BWT {bwt[-1]:+.1f} after {len(rows)} of {len(tasks)} rounds"
     write(folder / "heatmap.png", heatmap(rows, tasks, title))
-    zero_shot = pd.DataFrame(
-        {"learned": [row[-1] for row in rows], "at the end": rows[-1]}, index=list(tasks[: len(rows)])
-    )
-    zero_shot.insert(0, "untouched model", [summary["zero_shot"].get(task, np.nan) for task in zero_shot.index])
-    zero_shot["forgotten"] = zero_shot["learned"] - zero_shot["at the end"]
-    zero_shot.index.name = "task"
-    rounds_table = "\n".join(
-        f"| {r['round']} | {r['task']} | {100 * r['trainable_share']:.1f} | {r['optimizer_steps']} | {r['tokens']:,} "
-        f"| {r['final_loss']:.3f} | {r['seconds']:.0f} | {r['evaluation_seconds']:.0f} |"
-        for r in rounds
-    )
     write(
         folder / "report.md",
         f"""# {name}
@@ -116,13 +138,11 @@ Scores run from 0 to 100 (variant: {summary["variant"]}). OP_t = 1/t · Σ_{{i�
 
 ## Learned and forgotten
 
-{markdown(zero_shot)}
+{markdown(learned_and_forgotten(rows, tasks, summary["zero_shot"]))}
 
 ## Rounds
 
-| round | task | trainable % | steps | tokens | final loss | training s | scoring s |
-| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |
-{rounds_table}
+{markdown(rounds_in_figures(rounds))}
 
 Trainable: share of the transformer layers' matrix parameters. Every answer with its score: `predictions/`; every
 optimizer step: `train.jsonl`; what was frozen: `rounds/`.

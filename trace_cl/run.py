@@ -63,13 +63,15 @@ def open_run(config: DictConfig, strategy: Strategy, journal: Journal) -> "Run":
     journal.check_data(benchmark.sha256)
 
     device, dtype = device_and_dtype(config.device, config.model.dtype)
-    resumed = journal.checkpoint_state()
+    checkpoint = journal.checkpoint()
+    torch.manual_seed(config.seed)
     model = strategy.prepare(
-        lambda folder: load_model(location if folder is None else str(folder), dtype, device), journal.checkpoint()
+        lambda folder: load_model(location if folder is None else str(folder), dtype, device), checkpoint
     )
-    strategy.restore(resumed["strategy"])
+    if checkpoint is not None:
+        strategy.restore(checkpoint)
     journal.begin(as_dict(config), benchmark.sha256, environment.describe(device))
-    return Run(config, strategy, journal, benchmark, model, tokenizer, resumed["round"])
+    return Run(config, strategy, journal, benchmark, model, tokenizer, journal.trained_rounds())
 
 
 def rounds_of(benchmark: Benchmark, seed: int) -> list[Round]:
@@ -95,7 +97,8 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     model = strategy.prepare(lambda _: build_on_meta(architecture), None)
     rounds = plan.plan_rounds(strategy, rounds_of(benchmark, config.seed), model, config.training.global_batch)
     parameters = sum(p.numel() for p in model.parameters())
-    largest = max((plan.Memory.of(parameters, r["trainable_parameters"], dtype) for r in rounds), key=lambda m: m.total)
+    needs = [plan.Memory.of(parameters, r["trainable_parameters"], r["strategy_bytes"], dtype) for r in rounds]
+    largest = max(needs, key=lambda need: need.total)
     return {
         "benchmark": config.benchmark.name,
         "model": config.model.name,
@@ -188,14 +191,12 @@ class Run:
                     )
                     self.progress.step(round.number, f"{epoch}/{phase.epochs}", loss, tokens, seconds)
         engine.close()
-        self.strategy.end_round(round)
-        self.journal.write_round(
-            round.number, {**record, "final_loss": loss, "seconds": round_to_ms(perf_counter() - began)}
-        )
+        told = self.strategy.end_round(round)
+        seconds = round_to_ms(perf_counter() - began)
+        self.journal.write_round(round.number, {**record, "final_loss": loss, "seconds": seconds, "strategy": told})
         self.journal.save_checkpoint(
-            self.model,
-            self.tokenizer,
-            {"round": round.number, "strategy": self.strategy.state()},
+            round.number,
+            [self.model.save_pretrained, self.tokenizer.save_pretrained, self.strategy.save],
             keep=self.config.checkpoints == "all",
         )
         self.trained = round.number

@@ -17,5 +17,5 @@ def test_tokens_count_every_epoch() -> None:
 
 def test_memory_of_half_a_bf16_model() -> None:
     """100 parameters, 40 of them learning: 60 × 2 + 40 × 4 bytes of weights, 40 × 4 of gradients, 40 × 8 of AdamW."""
-    memory = Memory.of(100, 40, torch.bfloat16)
-    assert (memory.weights, memory.gradients, memory.optimizer, memory.total) == (280, 160, 320, 760)
+    memory = Memory.of(100, 40, 7, torch.bfloat16)
+    assert (memory.weights, memory.gradients, memory.optimizer, memory.total) == (280, 160, 320, 767)

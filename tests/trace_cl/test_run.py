@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from support import TASKS, compose, find_trace_root
+from support import TASKS, Killed, compose, find_trace_root, results
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from metrics import METRICS, backward_transfer, overall_performance
@@ -21,16 +21,6 @@ from trace_cl.model import SHIPPED, load_tokenizer
 from trace_cl.run import start
 
 Run = Callable[..., Path]
-
-
-class Killed(Exception):
-    """Stands for a kill -9: nothing in the project catches it."""
-
-
-def results(folder: Path) -> dict[str, bytes]:
-    """The files that two runs of one configuration must share to the byte."""
-    predictions = {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("predictions/*/*.jsonl")}
-    return {"matrix": (folder / "matrix.csv").read_bytes(), **predictions}
 
 
 def test_what_a_run_leaves(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

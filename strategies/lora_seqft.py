@@ -1,0 +1,46 @@
+"""LoraSeqFT: one low-rank adapter (LoRA, arXiv 2106.09685) is trained on through all tasks; the model stays frozen."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from strategies.base import LoadModel, Round
+from strategies.seqft import SeqFT
+
+
+@dataclass
+class LoraSeqFT(SeqFT):
+    """Sequential fine-tuning of an adapter (HFT paper, A.3: rank 8, alpha 32, dropout 0.1 on the q and v matrices).
+
+    The checkpoint is the adapter alone, in peft's own layout. Scores are taken without merging it into the model.
+    """
+
+    r: int = 8
+    alpha: int = 32
+    dropout: float = 0.1
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+
+    name = "lora_seqft"
+    changes_architecture = True
+
+    def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
+        model = load(None)
+        if checkpoint is None:
+            config = LoraConfig(
+                task_type="CAUSAL_LM",
+                r=self.r,
+                lora_alpha=self.alpha,
+                lora_dropout=self.dropout,
+                target_modules=list(self.target_modules),
+            )
+            adapted: PeftModel = get_peft_model(model, config)
+        else:
+            adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
+        # It answers to everything that the runner asks of a model.
+        return cast(PreTrainedModel, adapted.eval())
+
+    def begin_round(self, round: Round, model: PreTrainedModel) -> None:
+        """The adapter learns, in every round: peft has frozen the rest already."""

@@ -1,0 +1,134 @@
+"""The strategies in whole runs: what each leaves untouched, and that each goes on where it stopped."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from support import Killed, compose, results
+from transformers import AutoModelForCausalLM
+
+from trace_cl.batches import Encoder
+from trace_cl.config import build_strategy
+from trace_cl.errors import UserError
+from trace_cl.evaluation import generate
+from trace_cl.journal import Journal
+from trace_cl.model import load_tokenizer
+
+Run = Callable[..., Path]
+
+METHODS = [
+    ("seqft", ()),
+    ("seqft+hft", ("hft=true",)),
+    ("gem", ("strategy=gem", "strategy.memory_size=5")),
+    ("gem", ("strategy=gem", "strategy.memory=last_batch", "strategy.projection=tensor")),
+    ("gem+hft", ("strategy=gem", "hft=true")),
+    ("replay", ("strategy=replay", "strategy.ratio=0.5")),
+    ("replay+hft", ("strategy=replay", "hft=true", "strategy.mix=together")),
+    ("lora_seqft", ("strategy=lora_seqft",)),
+]
+
+
+@pytest.mark.parametrize(("method", "overrides"), METHODS)
+def test_stopped_between_rounds_and_continued(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, overrides: tuple[str, ...]
+) -> None:
+    whole = results(run(*overrides, method=method))
+    again = (*overrides, f"runs_dir={tmp_path / 'again'}")
+    finish_round = Journal.finish_round
+
+    def killed_after_the_first(self: Journal, row: list[float]) -> None:
+        finish_round(self, row)
+        raise Killed
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "finish_round", killed_after_the_first)
+            with pytest.raises(Killed):
+                run(*again)
+    run(*again)
+    assert results(tmp_path / "again" / "trace" / "tiny" / method / "seed1") == whole
+
+
+def test_replay_of_nothing_is_seqft_bit_for_bit(run: Run) -> None:
+    plain = run()
+    replay = run("strategy=replay", "strategy.ratio=0", "strategy.instructions=false", method="replay")
+    assert results(plain) == results(replay)
+    weights = [(folder / "checkpoint" / "model.safetensors").read_bytes() for folder in (plain, replay)]
+    assert weights[0] == weights[1]
+
+
+def test_replay_counts_its_sources_and_trains_on_them(run: Run) -> None:
+    folder = run("strategy=replay", "strategy.ratio=0.5", method="replay")
+    record = json.loads((folder / "rounds" / "round3.json").read_text())
+    assert record["strategy"]["replayed"] == {"instructions": 12, "C-STANCE": 6, "FOMC": 6}
+    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    replayed = [step for step in steps if step["round"] == 3 and step["phase"] == "replay"]
+    assert len(replayed) == 5  # 24 examples in batches of 5
+    assert record["optimizer_steps"] == len([step for step in steps if step["round"] == 3])
+
+
+@pytest.mark.parametrize("hft", ["false", "true"])
+def test_gem_tells_of_every_step_and_the_constraint_holds(run: Run, hft: str) -> None:
+    method = "gem+hft" if hft == "true" else "gem"
+    folder = run("strategy=gem", f"hft={hft}", "strategy.margin=0", "strategy.eps=0", method=method)
+    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    assert all("projected" not in step for step in steps if step["round"] == 1)
+    later = [step for step in steps if step["round"] > 1]
+    for step in later:
+        least = step["least_inner_product"]
+        assert step["projected"] == (least["before"] < 0)
+        assert least["after"] >= -1e-6 * abs(least["before"])
+        assert len(step["multipliers"]) == (step["round"] - 1 if step["projected"] else 0)
+    assert any(step["projected"] for step in later)
+    for t in (2, 3):
+        record = json.loads((folder / "rounds" / f"round{t}.json").read_text())
+        projected = [step["projected"] for step in later if step["round"] == t]
+        assert record["strategy"]["projected_share"] == sum(projected) / len(projected)
+    assert "projected share" in (folder / "report.md").read_text()
+
+
+def test_lora_leaves_the_backbone_alone_and_its_adapter_loads_with_peft(
+    run: Run, small_model: Path, small_root: Path
+) -> None:
+    untouched = {file.name: file.read_bytes() for file in small_model.iterdir()}
+    folder = run("strategy=lora_seqft", "training.learning_rate=0.05", method="lora_seqft")
+    assert {file.name: file.read_bytes() for file in small_model.iterdir()} == untouched
+    checkpoint = folder / "checkpoint"
+    assert not (checkpoint / "model.safetensors").exists()
+
+    loaded = AutoPeftModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    before = AutoModelForCausalLM.from_pretrained(small_model).state_dict()
+    after = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): value
+        for name, value in loaded.state_dict().items()
+        if "lora_" not in name
+    }
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert any(value.abs().max() > 0 for name, value in loaded.state_dict().items() if "lora_B" in name)
+
+    tokenizer = load_tokenizer(str(checkpoint))
+    rows = json.loads((small_root / "MeetingBank" / "test.json").read_text())
+    prompts = [Encoder(tokenizer, 1024, 512).prompt(row["prompt"]) for row in rows]
+    lines = (folder / "predictions" / "round3" / "MeetingBank.jsonl").read_text().splitlines()
+    assert generate(loaded, tokenizer, prompts, 6, 32768) == [json.loads(line)["prediction"] for line in lines]
+
+
+def test_lora_with_hft_is_refused_with_the_reason() -> None:
+    with pytest.raises(UserError, match="it changes the architecture"):
+        build_strategy(compose("strategy=lora_seqft", "hft=true"))
+
+
+def test_the_learning_rates() -> None:
+    """Ten times as high for an adapter (HFT paper, A.3), and whatever the user says goes."""
+    assert compose("model=llama2-chat-7b", "strategy=gem").training.learning_rate == 1e-5
+    assert compose("model=llama2-chat-7b", "strategy=lora_seqft").training.learning_rate == 1e-4
+    assert compose("strategy=lora_seqft", "training.learning_rate=0.5").training.learning_rate == 0.5
+
+
+def test_an_eighth_of_the_global_batch_is_looked_at() -> None:
+    assert compose("benchmark=trace", "strategy=gem").strategy.memory_batch == 16
+    assert compose("training.global_batch=4", "strategy=gem").strategy.memory_batch == 1

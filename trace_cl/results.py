@@ -1,0 +1,73 @@
+"""What has been measured: `python -m trace_cl.results` prints OP and BWT of every method's finished runs.
+
+A row a method; several seeds as mean ± standard deviation (of the sample, n − 1). Unfinished runs are left out, and named.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+import pandas as pd
+
+from metrics import backward_transfer, overall_performance
+from trace_cl.report import markdown
+
+ORDER = ("seqft", "gem", "replay", "lora_seqft")
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation; a single value as it is."""
+    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """The table of the runs under `<runs>/<benchmark>/<model>`, and the unfinished runs' directories."""
+    lines, unfinished = [], []
+    methods = sorted(folder.iterdir(), key=lambda path: (_place(path.name), path.name)) if folder.is_dir() else []
+    for method in methods:
+        finished: list[pd.DataFrame] = []
+        for seed in sorted(method.glob("seed*")):
+            path = seed / "matrix.csv"
+            matrix = pd.read_csv(path, index_col="round", float_precision="round_trip") if path.exists() else None
+            if matrix is not None and len(matrix) == len(matrix.columns):
+                finished.append(matrix)
+            else:
+                unfinished.append(seed)
+        if finished:
+            figures = {
+                "OP": spread([overall_performance(matrix) for matrix in finished]),
+                "BWT": spread([backward_transfer(matrix) for matrix in finished]),
+                "learned": spread([float(matrix.to_numpy().diagonal().mean()) for matrix in finished]),
+            }
+            lines.append({"method": method.name, "seeds": str(len(finished)), **figures})
+    return pd.DataFrame(lines, columns=["method", "seeds", "OP", "BWT", "learned"]).set_index("method"), unfinished
+
+
+def _place(method: str) -> int:
+    strategy = method.partition("+")[0]
+    return ORDER.index(strategy) if strategy in ORDER else len(ORDER)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m trace_cl.results", description="OP and BWT of the finished runs.")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--benchmark", default="embedded")
+    parser.add_argument("--model", default="tiny")
+    options = parser.parse_args(arguments)
+    folder = options.runs / options.benchmark / options.model
+    table, unfinished = collect(folder)
+    for path in unfinished:
+        print(f"not finished, left out: {path}", file=sys.stderr)
+    if table.empty:
+        print(f"error: no finished run under {folder}: start one with python -m trace_cl", file=sys.stderr)
+        return 2
+    print(markdown(table))
+    print("\nOP: mean of the last row; BWT: divided by the number of tasks; learned: mean of the diagonal.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
