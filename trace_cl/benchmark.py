@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from strategies.base import Round
 from trace_cl import data
 from trace_cl.batches import Encoded, Encoder
 from trace_cl.config import BenchmarkConfig
@@ -34,6 +35,10 @@ class Benchmark:
     tasks: list[Task]
     instructions: list[Encoded]
     sha256: str
+
+    def rounds(self, seed: int) -> list[Round]:
+        """Rounds 1..T as a strategy sees them."""
+        return [Round(seed, self.tasks[:t], self.instructions) for t in range(1, len(self.tasks) + 1)]
 
 
 def load_data(config: BenchmarkConfig) -> dict[str, TaskData]:

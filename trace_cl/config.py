@@ -140,6 +140,11 @@ def build_strategy(config: DictConfig) -> Strategy:
         raise UserError(f"strategy.{key}: {_first_line(error)}" if key else _first_line(error)) from error
 
 
+def run_folder(config: DictConfig, strategy: Strategy) -> Path:
+    """`<runs_dir>/<benchmark>/<model>/<method>/seed<k>`."""
+    return Path(config.runs_dir, config.benchmark.name, config.model.name, strategy.name, f"seed{config.seed}")
+
+
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 

@@ -1,6 +1,6 @@
 """What has been measured: `python -m trace_cl.results` prints OP and BWT of every method's finished runs.
 
-A row a method; several seeds as mean ± standard deviation (of the sample, n − 1). Unfinished runs are left out, and named.
+A row a method; several seeds as mean ± standard deviation (of the sample, n − 1). Unfinished runs are left out.
 """
 
 import argparse

@@ -8,30 +8,25 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import count
 from time import perf_counter
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from strategies.base import Round, Strategy
 from trace_cl import environment, plan, report
 from trace_cl.batches import Encoder, answer_tokens, global_batches
 from trace_cl.benchmark import Benchmark, Task, load_data, prepare
-from trace_cl.config import as_dict, build_strategy, check
+from trace_cl.config import as_dict, build_strategy, check, run_folder
 from trace_cl.engine import TorchEngine
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate, score
 from trace_cl.journal import Journal
-from trace_cl.model import SHIPPED, build_on_meta, device_and_dtype, load_model, load_tokenizer, locate
+from trace_cl.model import device_and_dtype, load_model, load_tokenizer, locate
 from trace_cl.progress import Progress
-
-
-def run_folder(config: DictConfig, strategy: Strategy) -> Path:
-    """`<runs_dir>/<benchmark>/<model>/<method>/seed<k>`."""
-    return Path(config.runs_dir, config.benchmark.name, config.model.name, strategy.name, f"seed{config.seed}")
 
 
 def start(config: DictConfig) -> None:
@@ -39,7 +34,7 @@ def start(config: DictConfig) -> None:
     check(config)
     strategy = build_strategy(config)
     if config.dry_run:
-        print(json.dumps(dry_run(config, strategy), ensure_ascii=False, indent=1))
+        print(json.dumps(plan.dry_run(config, strategy), ensure_ascii=False, indent=1))
         return
     journal = Journal(run_folder(config, strategy), list(config.benchmark.order))
     journal.check(as_dict(config))
@@ -74,45 +69,6 @@ def open_run(config: DictConfig, strategy: Strategy, journal: Journal) -> "Run":
     return Run(config, strategy, journal, benchmark, model, tokenizer, journal.trained_rounds())
 
 
-def rounds_of(benchmark: Benchmark, seed: int) -> list[Round]:
-    """Rounds 1..T as a strategy sees them."""
-    tasks = benchmark.tasks
-    return [Round(seed, tasks[:t], benchmark.instructions) for t in range(1, len(tasks) + 1)]
-
-
-def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
-    """The plan of a run: needs the data and the model's sizes, but neither weights nor network."""
-    loaded = load_data(config.benchmark)
-    if config.model.architecture and config.model.path is None:
-        # The network is never asked: sizes stand in the model's YAML, tokens are counted with the tokenizer at hand.
-        architecture, tokenizer_name = AutoConfig.for_model(**as_dict(config.model.architecture)), "tiny"
-        tokenizer = load_tokenizer(str(SHIPPED))
-    else:
-        folder = locate(config.model.source, config.model.path)
-        architecture, tokenizer_name = AutoConfig.from_pretrained(folder, trust_remote_code=False), config.model.name
-        tokenizer = load_tokenizer(folder)
-    encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
-    benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
-    _, dtype = device_and_dtype(config.device, config.model.dtype)
-    model = strategy.prepare(lambda _: build_on_meta(architecture), None)
-    rounds = plan.plan_rounds(strategy, rounds_of(benchmark, config.seed), model, config.training.global_batch)
-    parameters = sum(p.numel() for p in model.parameters())
-    needs = [plan.Memory.of(parameters, r["trainable_parameters"], r["strategy_bytes"], dtype) for r in rounds]
-    largest = max(needs, key=lambda need: need.total)
-    return {
-        "benchmark": config.benchmark.name,
-        "model": config.model.name,
-        "method": strategy.name,
-        "seed": config.seed,
-        "folder": str(run_folder(config, strategy)),
-        "parameters": parameters,
-        "optimizer_steps": sum(r["optimizer_steps"] for r in rounds),
-        "tokens": {"training": sum(r["tokens"] for r in rounds), "tokenizer": tokenizer_name},
-        "memory_per_device": {"dtype": str(dtype).removeprefix("torch."), **vars(largest), "total": largest.total},
-        "rounds": rounds,
-    }
-
-
 @dataclass
 class Run:
     """A run with everything at hand. `trained` is the newest round whose weights the model holds."""
@@ -126,7 +82,7 @@ class Run:
     trained: int
 
     def __post_init__(self) -> None:
-        self.rounds = rounds_of(self.benchmark, self.config.seed)
+        self.rounds = self.benchmark.rounds(self.config.seed)
         planned = [plan.tokens(self.strategy.phases(round)) for round in self.rounds]
         self.progress = Progress(planned, [task.name for task in self.benchmark.tasks])
         finished = len(self.journal.matrix())
@@ -149,7 +105,7 @@ class Run:
         self.journal.begin_steps(round.number)
         torch.manual_seed(self.config.seed * 1000 + round.number)
         self.strategy.begin_round(round, self.model)
-        record = plan.plan_rounds(self.strategy, [round], self.model, training.global_batch)[0]
+        record = plan.plan_round(self.strategy, round, self.model, training.global_batch)
         engine = TorchEngine(
             self.model,
             training.learning_rate,
@@ -158,22 +114,35 @@ class Run:
             training.clip_norm,
             training.tokens_per_batch,
         )
-        step, loss = 0, math.nan
+        loss = self.learn(round, engine)
+        engine.close()
+        told = self.strategy.end_round(round)
+        seconds = to_ms(perf_counter() - began)
+        self.journal.write_round(round.number, {**record, "final_loss": loss, "seconds": seconds, "strategy": told})
+        self.journal.save_checkpoint(
+            round.number,
+            [self.model.save_pretrained, self.tokenizer.save_pretrained, self.strategy.save],
+            keep=self.config.checkpoints == "all",
+        )
+        self.trained = round.number
+
+    def learn(self, round: Round, engine: TorchEngine) -> float:
+        """Every optimizer step of the round; gives the last loss. Raises UserError for a loss that is not finite."""
+        training, steps, loss = self.config.training, count(1), math.nan
         for phase in self.strategy.phases(round):
             for epoch in range(1, phase.epochs + 1):
                 order = f"{self.config.seed}/{round.number}/{phase.name}/{epoch}"
                 for batch in global_batches(phase.examples, training.global_batch, order):
-                    step_began = perf_counter()
-                    step += 1
+                    step, began = next(steps), perf_counter()
                     loss = engine.backward(batch)
                     if not math.isfinite(loss):
                         raise UserError(
                             f"the loss is {loss} in round {round.number} ({round.task.name}), step {step}: "
                             "lower training.learning_rate; the rounds before it are kept"
                         )
-                    adjusted = self.strategy.adjust_gradients(round, engine)
+                    told = self.strategy.adjust_gradients(round, engine)
                     norm = engine.step()
-                    seconds, tokens = perf_counter() - step_began, sum(map(len, batch))
+                    seconds, tokens = perf_counter() - began, sum(map(len, batch))
                     self.journal.add_step(
                         {
                             "round": round.number,
@@ -185,21 +154,12 @@ class Run:
                             "gradient_norm": norm,
                             "tokens": tokens,
                             "answer_tokens": answer_tokens(batch),
-                            "seconds": round_to_ms(seconds),
-                            **adjusted,
+                            "seconds": to_ms(seconds),
+                            **told,
                         }
                     )
                     self.progress.step(round.number, f"{epoch}/{phase.epochs}", loss, tokens, seconds)
-        engine.close()
-        told = self.strategy.end_round(round)
-        seconds = round_to_ms(perf_counter() - began)
-        self.journal.write_round(round.number, {**record, "final_loss": loss, "seconds": seconds, "strategy": told})
-        self.journal.save_checkpoint(
-            round.number,
-            [self.model.save_pretrained, self.tokenizer.save_pretrained, self.strategy.save],
-            keep=self.config.checkpoints == "all",
-        )
-        self.trained = round.number
+        return loss
 
     def finish(self, round: Round) -> None:
         """Score the tasks seen so far, and report. The row in the matrix comes last: with it the round is finished."""
@@ -228,7 +188,7 @@ class Run:
                 mean = math.fsum(p.scores[variant] for p in predictions) / len(predictions)
                 scores.setdefault(variant, {})[task.name] = mean
             self.progress.evaluated(round, task.name)
-        return {"scores": scores, "evaluation_seconds": round_to_ms(perf_counter() - began)}
+        return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
 
     def report(self, rows: Sequence[Sequence[float]]) -> None:
         """summary.json, report.md and heatmap.png as the finished rounds have it."""
@@ -247,14 +207,14 @@ class Run:
             "BWT": bwt,
             "zero_shot": records[0].get("scores", {}).get(variant, {}),
             "seconds": {
-                "training": round_to_ms(sum(r["seconds"] for r in records[1:])),
-                "evaluation": round_to_ms(sum(r.get("evaluation_seconds", 0) for r in records)),
+                "training": to_ms(sum(r["seconds"] for r in records[1:])),
+                "evaluation": to_ms(sum(r.get("evaluation_seconds", 0) for r in records)),
             },
         }
         self.journal.write_summary(summary)
         report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
 
 
-def round_to_ms(seconds: float) -> float:
+def to_ms(seconds: float) -> float:
     """Seconds with three decimals: what lies below is noise."""
     return float(f"{seconds:.3f}")

@@ -94,7 +94,7 @@ def test_a_failing_solver_is_told_and_the_second_one_answers(monkeypatch: pytest
         second = multipliers(table, 0.0, 0.0)
     np.testing.assert_allclose(second, expected, rtol=1e-6)  # type: ignore[arg-type]
     monkeypatch.setattr(gem, "SOLVERS", ("no_such_solver",))
-    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="no solver"):
+    with pytest.warns(UserWarning, match="failed"), pytest.raises(RuntimeError, match="no solver"):
         multipliers(table, 0.0, 0.0)
 
 

@@ -7,9 +7,8 @@ from support import compose
 
 from strategies.hft import HalfFineTuning
 from trace_cl.__main__ import groups
-from trace_cl.config import build_strategy, check
+from trace_cl.config import build_strategy, check, run_folder
 from trace_cl.errors import UserError, nearest
-from trace_cl.run import run_folder
 
 CHOICES = [f"{group}={choice}" for group, choices in groups().items() for choice in choices]
 
