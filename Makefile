@@ -21,6 +21,9 @@ results: .venv/ready ## the README's table: seven methods, three seeds each, and
 	$(BIN)/python -m trace_cl -m strategy=lora_seqft seed=1,2,3
 	$(BIN)/python -m trace_cl.results
 
+bench: .venv/ready ## speed of training and scoring, as ratios; ARGS="benchmark=trace benchmark.max_test=20"
+	$(BIN)/python benchmarks/speed.py $(ARGS)
+
 test: .venv/ready ## the tests; ARGS="-k name"
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -29,4 +32,4 @@ lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.PHONY: help setup run results test lint
+.PHONY: help setup run results bench test lint

@@ -1,5 +1,6 @@
 """Every choice composes, and whatever is no choice is refused with the nearest ones."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,16 @@ def test_a_value_no_run_could_use_is_named(override: str, message: str) -> None:
 def test_nearest_names() -> None:
     assert nearest("gemm", ["gem", "seqft", "replay"]) == "gem"
     assert nearest("zzz", ["training.seed", "training.epochs", "hft"]) == "hft, training"
+
+
+def test_every_table_has_an_experiment_that_leads_to_its_published_run() -> None:
+    published = Path(__file__).resolve().parents[2] / "runs" / "published"
+    folders = json.loads((published / "tables.json").read_text())["matrices"]
+    assert sorted(f"table{number}" for number in folders) == groups()["experiment"]
+    for number, folder in folders.items():
+        config = compose(f"experiment=table{number}")
+        run = run_folder(config, build_strategy(config))
+        assert run == Path("runs", "trace", folder, "seed1")
+        assert (published / folder / "matrix.csv").exists()
+        tiny = compose(f"experiment=table{number}", "model=tiny")
+        assert run_folder(tiny, build_strategy(tiny)) == Path("runs", "embedded", "tiny", run.parts[3], "seed1")
