@@ -13,6 +13,7 @@ import hydra
 import pandas as pd
 
 from trace_cl.config import CONF_DIR, build_strategy, run_folder
+from trace_cl.journal import read_matrix
 from trace_cl.report import markdown
 from trace_cl.run import start
 
@@ -37,7 +38,7 @@ def learn_alone(task: str, rate: str, strategy: str) -> float:
             ],
         )
     start(config)
-    matrix = pd.read_csv(run_folder(config, build_strategy(config)) / "matrix.csv", index_col="round")
+    matrix = read_matrix(run_folder(config, build_strategy(config)) / "matrix.csv")
     return float(matrix[task].iloc[0])
 
 

@@ -41,6 +41,13 @@ def write(path: Path, content: str | bytes) -> None:
     draft.rename(path)
 
 
+def read_matrix(path: Path) -> pd.DataFrame:
+    """A matrix.csv as it was written, to the last digit: indexed by round, a column a task, NaN above the diagonal."""
+    frame = pd.read_csv(path, dtype=str).set_index("round").astype(float)
+    frame.index = frame.index.astype(int)
+    return frame
+
+
 def as_json(value: object) -> str:
     """Readable JSON; NaN is refused, because JSON has none."""
     return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
@@ -108,7 +115,7 @@ class Journal:
         path = self.folder / "matrix.csv"
         if not path.exists():
             return []
-        frame = pd.read_csv(path, index_col="round", float_precision="round_trip")
+        frame = read_matrix(path)
         if list(frame.columns) != list(self.tasks):
             raise UserError(f"{path}: its header is not round,{','.join(self.tasks)}; move the run away and start anew")
         rows = [[float(score) for score in row[: t + 1]] for t, row in enumerate(frame.to_numpy())]

@@ -12,6 +12,7 @@ from statistics import mean, stdev
 import pandas as pd
 
 from metrics import backward_transfer, overall_performance
+from trace_cl.journal import read_matrix
 from trace_cl.report import markdown
 
 ORDER = ("seqft", "gem", "replay", "lora_seqft")
@@ -30,7 +31,7 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
         finished: list[pd.DataFrame] = []
         for seed in sorted(method.glob("seed*")):
             path = seed / "matrix.csv"
-            matrix = pd.read_csv(path, index_col="round", float_precision="round_trip") if path.exists() else None
+            matrix = read_matrix(path) if path.exists() else None
             if matrix is not None and len(matrix) == len(matrix.columns):
                 finished.append(matrix)
             else:

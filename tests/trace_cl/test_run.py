@@ -16,7 +16,7 @@ from strategies.seqft import SeqFT
 from trace_cl import run as runner
 from trace_cl.engine import TorchEngine
 from trace_cl.errors import UserError
-from trace_cl.journal import Journal
+from trace_cl.journal import Journal, read_matrix
 from trace_cl.model import SHIPPED, load_tokenizer
 from trace_cl.run import start
 
@@ -58,7 +58,7 @@ def test_a_score_can_be_recomputed_from_the_predictions(run: Run, small_root: Pa
     assert [line["reference"] for line in lines] == references
     scores = METRICS["rouge_l"]([line["prediction"] for line in lines], references)
     assert [line["score"] for line in lines] == scores
-    matrix = pd.read_csv(folder / "matrix.csv", index_col="round", float_precision="round_trip")
+    matrix = read_matrix(folder / "matrix.csv")
     assert matrix.loc[3, "MeetingBank"] == sum(scores) / len(scores)
 
 
