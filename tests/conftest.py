@@ -10,14 +10,15 @@ import torch
 from support import TASKS, compose
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trace_cl.model import SHIPPED, load_tokenizer
+from trace_cl.model import load_tokenizer
 from trace_cl.run import start
+from trace_cl.tiny import CHECKPOINT
 
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 53,000 parameters, most of them embeddings, with the shipped tokenizer, in Hugging Face layout."""
-    tokenizer = load_tokenizer(str(SHIPPED))
+    tokenizer = load_tokenizer(str(CHECKPOINT))
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 from trace_cl import embedded
 from trace_cl.config import CONF_DIR
 from trace_cl.errors import UserError
-from trace_cl.model import SHIPPED, load_tokenizer
+from trace_cl.model import load_tokenizer
+from trace_cl.tiny import CHECKPOINT
 
 SPLITS = ("train", "eval", "test")
 FEATURES = Features({"prompt": Value("string"), "answer": Value("string")})
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trace_cl.data", description="Check a folder in TRACE's layout.")
     parser.add_argument("root", help="the folder that holds one folder a task")
     trace = OmegaConf.load(CONF_DIR / "benchmark" / "trace.yaml").benchmark
-    tokenizer = load_tokenizer(str(SHIPPED))
+    tokenizer = load_tokenizer(str(CHECKPOINT))
     try:
         tasks = list(load("trace", parser.parse_args(arguments).root, trace.order, trace.instructions).values())
     except UserError as error:

@@ -5,10 +5,12 @@ is written whole under another name and then renamed, so that a run killed at an
 one exception, train.jsonl, grows line by line; what a killed run wrote of an unfinished round is dropped.)
 """
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,11 @@ FREE = (
     "benchmark.root",
     "training.tokens_per_batch",
     "evaluation.tokens_per_batch",
+    "model.learning_rate",
+    "model.adapter_learning_rate",
 )
-"""Settings that say where things lie and how fast they go: a run may continue under others."""
+"""Settings a run may continue under others of: where things lie, how fast they go, and the rates of which
+`training.learning_rate` is the one in use."""
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -100,6 +105,19 @@ class Journal:
             write(path, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         write(self.folder / "data.sha256", checksum + "\n")
         self._note_environment(environment)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep every other process out of this run; the system lifts the lock when this one ends, however it ends.
+
+        Raises UserError where another process is at it.
+        """
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{self.folder} is being run by another process: wait for it, or end it") from error
+            yield
 
     def _note_environment(self, environment: Mapping[str, Any]) -> None:
         """Record what the run runs on; a resumed run's later surroundings are added where they differ."""

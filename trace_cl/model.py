@@ -29,8 +29,7 @@ hf_logging.set_verbosity_error()
 hf_logging.disable_progress_bar()
 
 PACKAGE = Path(__file__).resolve().parent
-SHIPPED = PACKAGE / "tiny" / "checkpoint"
-"""The model that ships with the project. A YAML names it `pkg://tiny/checkpoint`: a folder inside this package."""
+"""A YAML names a folder inside this package `pkg://…`."""
 
 
 def locate(source: str, path: str | None) -> str:

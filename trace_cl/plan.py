@@ -14,7 +14,6 @@ from trace_cl.batches import Encoder
 from trace_cl.benchmark import load_data, prepare
 from trace_cl.config import as_dict, run_folder
 from trace_cl.model import (
-    SHIPPED,
     build_on_meta,
     count,
     device_and_dtype,
@@ -23,6 +22,7 @@ from trace_cl.model import (
     locate,
     trainable_share,
 )
+from trace_cl.tiny import CHECKPOINT
 
 
 def optimizer_steps(phase: Phase, global_batch: int) -> int:
@@ -86,7 +86,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     if config.model.architecture and config.model.path is None:
         # The network is never asked: sizes stand in the model's YAML, tokens are counted with the tokenizer at hand.
         architecture, tokenizer_name = AutoConfig.for_model(**as_dict(config.model.architecture)), "tiny"
-        tokenizer = load_tokenizer(str(SHIPPED))
+        tokenizer = load_tokenizer(str(CHECKPOINT))
     else:
         folder = locate(config.model.source, config.model.path)
         architecture, tokenizer_name = AutoConfig.from_pretrained(folder, trust_remote_code=False), config.model.name

@@ -7,6 +7,7 @@ resumable: weights and strategy state come from the checkpoint, every random dra
 import json
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from time import perf_counter
@@ -42,10 +43,8 @@ def start(config: DictConfig) -> None:
         print(f"{journal.folder} is complete.\n{report.render(journal.matrix(), journal.tasks)}")
         return
     run = open_run(config, strategy, journal)
-    try:
+    with journal.alone(), closing(run.progress):
         run.go()
-    finally:
-        run.progress.close()
 
 
 def open_run(config: DictConfig, strategy: Strategy, journal: Journal) -> "Run":

@@ -1,9 +1,10 @@
 """How examples become tokens and batches."""
 
 from trace_cl.batches import IGNORED, Encoded, Encoder, collate, global_batches, micro_batches, within_budget
-from trace_cl.model import SHIPPED, load_tokenizer
+from trace_cl.model import load_tokenizer
+from trace_cl.tiny import CHECKPOINT
 
-TOKENIZER = load_tokenizer(str(SHIPPED))
+TOKENIZER = load_tokenizer(str(CHECKPOINT))
 
 
 def test_prompt_and_answer_are_encoded_apart_and_joined() -> None:

@@ -12,7 +12,8 @@ from trace_cl import data
 from trace_cl.batches import Encoder
 from trace_cl.benchmark import load_data, prepare
 from trace_cl.errors import UserError
-from trace_cl.model import SHIPPED, load_tokenizer
+from trace_cl.model import load_tokenizer
+from trace_cl.tiny import CHECKPOINT
 
 GOOD = {"prompt": "p", "answer": "a"}
 
@@ -74,7 +75,7 @@ def test_leaks_and_repeats_are_found_and_can_be_left_out(root: Path) -> None:
         "4 test rows are 3 different prompts",
         "2 answers begin or end with blanks",
     ]
-    encoder = Encoder(load_tokenizer(str(SHIPPED)), 64, 8)
+    encoder = Encoder(load_tokenizer(str(CHECKPOINT)), 64, 8)
     for drop, indices in (("false", [0, 1, 2]), ("true", [1])):
         config = compose(
             "benchmark=trace",

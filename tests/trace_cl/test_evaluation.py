@@ -7,9 +7,10 @@ from transformers import AutoModelForCausalLM
 
 from trace_cl.batches import Encoder
 from trace_cl.evaluation import generate, score
-from trace_cl.model import SHIPPED, load_tokenizer
+from trace_cl.model import load_tokenizer
+from trace_cl.tiny import CHECKPOINT
 
-TOKENIZER = load_tokenizer(str(SHIPPED))
+TOKENIZER = load_tokenizer(str(CHECKPOINT))
 PROMPTS = [
     "Hello",
     "2 + 3 = ",
@@ -32,7 +33,7 @@ def one_at_a_time(model: torch.nn.Module, prompt: list[int], answer_tokens: int)
 
 
 def test_batches_answer_what_single_prompts_answer() -> None:
-    model = AutoModelForCausalLM.from_pretrained(SHIPPED, dtype=torch.float64).eval()
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
     # A hub model's own defaults may ask for sampling; evaluation is greedy all the same.
     model.generation_config.do_sample, model.generation_config.temperature, model.generation_config.top_k = (
         True,

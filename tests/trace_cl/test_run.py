@@ -17,8 +17,9 @@ from trace_cl import run as runner
 from trace_cl.engine import TorchEngine
 from trace_cl.errors import UserError
 from trace_cl.journal import Journal, read_matrix
-from trace_cl.model import SHIPPED, load_tokenizer
+from trace_cl.model import load_tokenizer
 from trace_cl.run import start
+from trace_cl.tiny import CHECKPOINT
 
 Run = Callable[..., Path]
 
@@ -150,6 +151,14 @@ def test_other_data_in_the_same_place_is_refused(
         run(f"benchmark.root={other}")
 
 
+def test_two_processes_do_not_write_the_same_run(run: Run) -> None:
+    folder = run()
+    (folder / "matrix.csv").unlink()
+    other = Journal(folder, TASKS)
+    with other.alone(), pytest.raises(UserError, match="is being run by another process"):
+        run()
+
+
 def test_a_run_that_cannot_begin_leaves_nothing(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no model"):
         run(f"model.path={tmp_path}")
@@ -205,7 +214,7 @@ def test_the_compat_variant_makes_the_matrix_when_asked(run: Run) -> None:
 
 
 def test_a_qwen2_with_biases_gqa_and_tied_embeddings_runs(run: Run, tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(str(SHIPPED))
+    tokenizer = load_tokenizer(str(CHECKPOINT))
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
