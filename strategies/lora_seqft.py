@@ -1,5 +1,6 @@
 """LoraSeqFT: one low-rank adapter (LoRA, arXiv 2106.09685) is trained on through all tasks; the model stays frozen."""
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -28,17 +29,19 @@ class LoraSeqFT(SeqFT):
 
     def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
         model = load(None)
-        if checkpoint is None:
-            config = LoraConfig(
-                task_type="CAUSAL_LM",
-                r=self.r,
-                lora_alpha=self.alpha,
-                lora_dropout=self.dropout,
-                target_modules=list(self.target_modules),
-            )
-            adapted: PeftModel = get_peft_model(model, config)
-        else:
-            adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=list(self.target_modules),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks the model for something by its old name
+            if checkpoint is None:
+                adapted: PeftModel = get_peft_model(model, config)
+            else:
+                adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
         # It answers to everything that the runner asks of a model.
         return cast(PreTrainedModel, adapted.eval())
 

@@ -38,10 +38,10 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in TRACE's layout: three tasks and Lima, a dozen rows each."""
+    """A folder in TRACE's layout: its eight tasks and Lima, a dozen rows each."""
     root = tmp_path_factory.mktemp("small_root")
     draw = random.Random(0)
-    for task in (*TASKS, "Lima"):
+    for task in (*compose().benchmark.order, "Lima"):
         (root / task).mkdir()
         for split, rows in (("train", 12), ("eval", 3), ("test", 4)):
             examples = [

@@ -255,6 +255,26 @@ def test_memories_are_drawn_from_the_seed_and_survive_a_restart(tmp_path: Path) 
     assert again.kept == {"a": kept[2]} == json.loads((tmp_path / "gem.json").read_text())
 
 
+def test_what_is_held_is_what_the_dry_run_states(small_model: Path) -> None:
+    """Measured: the bytes of the memories' gradients while a step is made, half of the model frozen."""
+    for memory_dtype in ("fp32", "bf16"):
+        model = LlamaForCausalLM.from_pretrained(small_model, dtype=torch.float32)
+        strategy = GEM(memory_dtype=memory_dtype)
+        tasks = [FakeTask(name, seed) for seed, name in enumerate("abc")]
+        for t in (1, 2):
+            strategy.begin_round(Round(1, tasks[:t], []), model)
+            strategy.end_round(Round(1, tasks[:t], []))
+        round = Round(1, tasks, [])
+        strategy.begin_round(round, model)
+        model.model.layers[1].requires_grad_(False)
+        engine = TorchEngine(model, 1e-3, (0.9, 0.95), 0.0, 1.0, 4096)
+        engine.backward(tasks[2].train[:2])
+        strategy.adjust_gradients(round, engine)
+        held = sum(part.nbytes for gradient in strategy.remembered for part in gradient.values())
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        assert held == strategy.extra_bytes(round, trainable)
+
+
 def test_memory_is_one_copy_of_the_trainable_gradients_a_past_task() -> None:
     tasks = [FakeTask(name, 0) for name in "abcd"]
     assert GEM().extra_bytes(Round(1, tasks, []), 1000) == 3 * 1000 * 4

@@ -114,6 +114,7 @@ def test_real_data_shows_what_was_measured_of_it(capsys: pytest.CaptureFixture[s
 
 
 def test_a_faulty_folder_ends_the_command_with_a_sentence(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(root / "Py150")
     assert data.main([str(root)]) == 2
     assert (
         capsys.readouterr().err

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from peft import AutoPeftModelForCausalLM
 from support import Killed, compose, results
 from transformers import AutoModelForCausalLM
 
+from strategies.base import Strategy
+from trace_cl import run as runner
 from trace_cl.batches import Encoder
 from trace_cl.config import build_strategy
 from trace_cl.errors import UserError
@@ -91,29 +94,40 @@ def test_gem_tells_of_every_step_and_the_constraint_holds(run: Run, hft: str) ->
 
 
 def test_lora_leaves_the_backbone_alone_and_its_adapter_loads_with_peft(
-    run: Run, small_model: Path, small_root: Path
+    run: Run, small_model: Path, small_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    untouched = {file.name: file.read_bytes() for file in small_model.iterdir()}
-    folder = run("strategy=lora_seqft", "training.learning_rate=0.05", method="lora_seqft")
-    assert {file.name: file.read_bytes() for file in small_model.iterdir()} == untouched
+    opened: list[runner.Run] = []
+    open_run = runner.open_run
+
+    def kept_open(config: DictConfig, strategy: Strategy, journal: Journal) -> runner.Run:
+        opened.append(open_run(config, strategy, journal))
+        return opened[-1]
+
+    monkeypatch.setattr(runner, "open_run", kept_open)
+    order = ",".join(compose().benchmark.order)
+    folder = run(
+        "strategy=lora_seqft", "training.learning_rate=0.05", f"benchmark.order=[{order}]", method="lora_seqft"
+    )
     checkpoint = folder / "checkpoint"
+    assert len((folder / "matrix.csv").read_text().splitlines()) == 9
     assert not (checkpoint / "model.safetensors").exists()
 
-    loaded = AutoPeftModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     before = AutoModelForCausalLM.from_pretrained(small_model).state_dict()
-    after = {
+    trained = opened[0].model.state_dict()
+    backbone = {
         name.removeprefix("base_model.model.").replace(".base_layer", ""): value
-        for name, value in loaded.state_dict().items()
+        for name, value in trained.items()
         if "lora_" not in name
     }
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert any(value.abs().max() > 0 for name, value in loaded.state_dict().items() if "lora_B" in name)
+    assert before.keys() == backbone.keys()
+    assert all(torch.equal(before[name], backbone[name]) for name in before)
+    assert any(value.abs().max() > 0 for name, value in trained.items() if "lora_B" in name)
 
+    loaded = AutoPeftModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = load_tokenizer(str(checkpoint))
     rows = json.loads((small_root / "MeetingBank" / "test.json").read_text())
     prompts = [Encoder(tokenizer, 1024, 512).prompt(row["prompt"]) for row in rows]
-    lines = (folder / "predictions" / "round3" / "MeetingBank.jsonl").read_text().splitlines()
+    lines = (folder / "predictions" / "round8" / "MeetingBank.jsonl").read_text().splitlines()
     assert generate(loaded, tokenizer, prompts, 6, 32768) == [json.loads(line)["prediction"] for line in lines]
 
 
