@@ -199,6 +199,7 @@ class GEM(SeqFT):
     def end_round(self, round: Round) -> dict[str, Any]:
         examples = range(len(round.task.train))
         draw = Random(f"gem/{round.seed}/{round.number}")
+        self.remembered = []
         self.kept[round.task.name] = sorted(draw.sample(examples, min(self.memory_size, len(examples))))
         return {
             "memory": self.kept[round.task.name],

@@ -9,6 +9,7 @@ from trace_cl import data
 from trace_cl.batches import Encoded, Encoder
 from trace_cl.config import BenchmarkConfig
 from trace_cl.data import TaskData
+from trace_cl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,10 @@ def load_data(config: BenchmarkConfig) -> dict[str, TaskData]:
 
 
 def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str, encoder: Encoder) -> Benchmark:
-    """Encode what a run needs: the training splits, and the prompts of the split that is scored."""
+    """Encode what a run needs: the training splits, and the prompts of the split that is scored.
+
+    Raises UserError where no example is left to score.
+    """
 
     def training(name: str) -> list[Encoded]:
         rows = loaded[name].splits["train"].to_list()[: config.max_train]
@@ -59,6 +63,8 @@ def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str,
         rows = task.splits[split].to_list()[: config.max_test]
         left_out = task.leaked(split) if config.drop_leaked else set()
         scored = {index: row for index, row in enumerate(rows) if index not in left_out}
+        if not scored:
+            raise UserError(f"{name}: benchmark.drop_leaked=true leaves no {split} example; set it to false")
         tasks.append(
             Task(
                 name=name,

@@ -134,13 +134,10 @@ class Run:
                 for batch in global_batches(phase.examples, training.global_batch, order):
                     step, began = next(steps), perf_counter()
                     loss = engine.backward(batch)
-                    if not math.isfinite(loss):
-                        raise UserError(
-                            f"the loss is {loss} in round {round.number} ({round.task.name}), step {step}: "
-                            "lower training.learning_rate; the rounds before it are kept"
-                        )
+                    stop_unless_finite("loss", loss, round, step)
                     told = self.strategy.adjust_gradients(round, engine)
                     norm = engine.step()
+                    stop_unless_finite("gradient's norm", norm, round, step)
                     seconds, tokens = perf_counter() - began, sum(map(len, batch))
                     self.journal.add_step(
                         {
@@ -212,6 +209,15 @@ class Run:
         }
         self.journal.write_summary(summary)
         report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
+
+
+def stop_unless_finite(name: str, value: float, round: Round, step: int) -> None:
+    """Raises UserError where training has come to nothing."""
+    if not math.isfinite(value):
+        raise UserError(
+            f"the {name} is {value} in round {round.number} ({round.task.name}), step {step}: "
+            "lower training.learning_rate; the rounds before it are kept"
+        )
 
 
 def to_ms(seconds: float) -> float:
