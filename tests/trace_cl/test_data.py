@@ -89,7 +89,7 @@ def test_leaks_and_repeats_are_found_and_can_be_left_out(root: Path) -> None:
         assert benchmark.tasks[0].indices == indices
         assert len(benchmark.tasks[0].train) == 5
     config.max_test = 1
-    with pytest.raises(UserError, match="FOMC: benchmark.drop_leaked=true leaves no test example"):
+    with pytest.raises(UserError, match=r"FOMC: benchmark.drop_leaked=true leaves no test example"):
         prepare(config, load_data(config), "test", encoder)
 
 
