@@ -6,6 +6,7 @@ resumable: weights and strategy state come from the checkpoint, every random dra
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from trace_cl import environment, plan, report
 from trace_cl.batches import Encoder, answer_tokens, global_batches
 from trace_cl.benchmark import Benchmark, Task, load_data, prepare
 from trace_cl.config import as_dict, build_strategy, check, run_folder
+from trace_cl.data import findings
 from trace_cl.engine import TorchEngine
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate, score
@@ -55,6 +57,8 @@ def open_run(config: DictConfig, strategy: Strategy, journal: Journal) -> "Run":
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
     benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     journal.check_data(benchmark.sha256)
+    for finding in (f"{task.name}: {finding}" for task in loaded.values() for finding in findings(task)):
+        print(f"data: {finding}", file=sys.stderr)
 
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     checkpoint = journal.checkpoint()

@@ -241,7 +241,7 @@ def test_a_qwen2_with_biases_gqa_and_tied_embeddings_runs(run: Run, tmp_path: Pa
     assert before.lm_head.weight is before.model.embed_tokens.weight
 
 
-def test_real_data_through_the_tiny_model(tmp_path: Path) -> None:
+def test_real_data_through_the_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start(
         compose(
             "benchmark=trace",
@@ -257,6 +257,9 @@ def test_real_data_through_the_tiny_model(tmp_path: Path) -> None:
     )
     lines = (tmp_path / "trace/tiny/seqft/seed1/matrix.csv").read_text().splitlines()
     assert lines[0] == "round,FOMC,Py150"
+    assert "data: FOMC: eval and test share" in capsys.readouterr().err.replace(
+        "the eval split is", "eval and test share"
+    )
     assert len(lines) == 3
 
 
