@@ -258,8 +258,6 @@ def test_real_data_through_the_tiny_model(tmp_path: Path, capsys: pytest.Capture
     lines = (tmp_path / "trace/tiny/seqft/seed1/matrix.csv").read_text().splitlines()
     assert lines[0] == "round,FOMC,Py150"
     assert "data: FOMC: " in capsys.readouterr().err, "its eval and test splits overlap in whichever part lies here"
-        "the eval split is", "eval and test share"
-    )
     assert len(lines) == 3
 
 
