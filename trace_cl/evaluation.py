@@ -1,6 +1,6 @@
 """Evaluation: greedy answers, batched, and their scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,12 +27,10 @@ def generate(
     prompts: Sequence[Sequence[int]],
     answer_tokens: int,
     tokens_per_batch: int,
-    advance: Callable[[int], object] = lambda done: None,
 ) -> list[str]:
     """Greedy answers of at most `answer_tokens` tokens, in the order of `prompts`.
 
-    Prompts of like length are answered together, as many as `tokens_per_batch` allows, the longest first. `advance` is
-    told how many were finished.
+    Prompts of like length are answered together, as many as `tokens_per_batch` allows, the longest first.
     """
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
@@ -55,7 +53,6 @@ def generate(
             group, tokenizer.batch_decode(output[:, width:], skip_special_tokens=True), strict=True
         ):
             answers[index] = answer
-        advance(len(group))
     return answers
 
 

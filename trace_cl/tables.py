@@ -18,6 +18,7 @@ import pandas as pd
 
 from metrics import backward_transfer, overall_performance
 from trace_cl.journal import read_matrix
+from trace_cl.report import markdown
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "runs" / "published"
 ROUNDING = 0.051
@@ -178,19 +179,12 @@ def pivot(tidy: pd.DataFrame, published_only: bool) -> pd.DataFrame:
     texts = tidy.assign(text=tidy.apply(text_of, axis=1, published_only=published_only))
     wide = texts.pivot(index="row", columns="column", values="text")
     wide = wide.reindex(index=tidy["row"].unique(), columns=tidy["column"].unique()).fillna("")
-    return wide.rename_axis(index=None, columns=None)
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A frame of texts as a Markdown table."""
-    lines = [["", *frame.columns], ["---", *["---:"] * len(frame.columns)]]
-    lines += [[str(name), *row] for name, row in zip(frame.index, frame.to_numpy().tolist(), strict=True)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return wide.rename_axis(index="", columns=None)
 
 
 def latex(frame: pd.DataFrame, caption: str) -> str:
     """A whole LaTeX document with a booktabs table, scaled to the page's width."""
-    body = frame.map(_escape).rename(index=_escape, columns=_escape)
+    body = frame.map(_escape).rename(index=_escape, columns=_escape).rename_axis(index=None)
     tabular = body.to_latex(escape=False, column_format="l" + "r" * len(frame.columns))
     return (
         "\\documentclass{article}\n\\usepackage[landscape,margin=1.5cm]{geometry}\n\\usepackage{booktabs,graphicx}\n"
