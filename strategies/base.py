@@ -100,6 +100,11 @@ class Strategy(Protocol):
         ...
 
     @property
+    def reads_gradients(self) -> str:
+        """What it reads between backward and step: `nothing`, `parts` (whatever of them this rank has), or `whole`."""
+        ...
+
+    @property
     def changes_architecture(self) -> bool:
         """Whether it trains modules of its own instead of the model's."""
         ...

@@ -194,6 +194,10 @@ class HalfFineTuning:
     def name(self) -> str:
         return f"{self.strategy.name}+hft{self.selection.suffix}"
 
+    @property
+    def reads_gradients(self) -> str:
+        return self.strategy.reads_gradients
+
     def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
         return self.strategy.prepare(load, checkpoint)
 

@@ -20,10 +20,16 @@ from trace_cl.journal import flatten
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def hydra_main(config: DictConfig) -> None:
     """One composed configuration, one run."""
-    from trace_cl.run import start
+    from trace_cl.launch import RankFailed, launch
 
     try:
-        start(config)
+        launch(config)
+    except RankFailed as error:
+        print(
+            f"{error}\nerror: the run was ended; the same command goes on after the last finished round",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except UserError as error:
         # Not left to Hydra, which would print a page of its own before it.
         sys.exit(refuse(str(error)))

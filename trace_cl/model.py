@@ -101,15 +101,14 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(folder: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """The model of a folder, in evaluation mode. Raises UserError where it cannot be read."""
+def load_model(folder: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a folder, in main memory and evaluation mode. Raises UserError where it cannot be read."""
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} holds no model that can be read: {_in_one_line(error)}") from error
-    model.to(device)  # type: ignore[arg-type]  # the library's wrapper hides the method's own signature
     model.eval()
     return model
 
