@@ -21,7 +21,6 @@ class Prediction:
     scores: dict[str, float]
 
 
-@torch.inference_mode()
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

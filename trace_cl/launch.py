@@ -42,12 +42,14 @@ def launch(config: DictConfig) -> None:
         start(config)
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for talkative in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)
     with TemporaryDirectory() as folder:
         on_this_machine = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=count,
+            run_id="trace_cl",
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             max_restarts=0,
