@@ -165,8 +165,8 @@ def interval(samples: Floats) -> Floats:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """What tells the folders apart: their paths below the folder they all lie in."""
-    above = os.path.commonpath([folder.resolve().parent for folder in folders])
+    """What tells the folders apart, with the method at least: their paths below a folder they all lie in."""
+    above = os.path.commonpath([folder.resolve().parents[1] for folder in folders])
     return [str(folder.resolve().relative_to(above)) for folder in folders]
 
 

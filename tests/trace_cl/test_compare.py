@@ -139,7 +139,7 @@ def test_an_unfinished_run_is_compared_after_the_last_common_round(tmp_path: Pat
     first = stored(tmp_path / "one", FIRST)
     second = stored(tmp_path / "two", {key: values for key, values in SECOND.items() if key[0] == 1})
     text = compare([first, second])
-    assert "two is unfinished: 1 of 2 rounds. All is compared after round 1." in text
+    assert "/two is unfinished: 1 of 2 rounds. All is compared after round 1." in text
     assert "## OP and BWT after round 1" in text
     assert "| BWT | +0.0 |\n" in text + "\n"
 
