@@ -42,7 +42,9 @@ def test_what_a_run_leaves(run: Run, capsys: pytest.CaptureFixture[str]) -> None
     record = json.loads((folder / "rounds" / "round2.json").read_text())
     assert (record["optimizer_steps"], record["trainable_share"], record["frozen_modules"]) == (9, 1.0, [])
     assert record["tokens"] == sum(step["tokens"] for step in steps if step["round"] == 2)
-    assert (folder / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("heatmap.png", "curves.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+        assert f"]({picture})" in (folder / "report.md").read_text()
     assert "| FOMC |" in (folder / "report.md").read_text()
     printed = capsys.readouterr().out
     assert "OP" in printed
