@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 Example = Any
@@ -80,6 +81,12 @@ class Learner(Protocol):
     def sum_over_ranks(self, table: Tensor) -> Tensor:
         """The sum of every rank's table (a small one); on a single device the table itself."""
         ...
+
+
+def shape_of(parameter: nn.Parameter) -> torch.Size:
+    """A parameter's shape, also where its values are spread over ranks (DeepSpeed then keeps the shape beside it)."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
 
 
 LoadModel = Callable[[Path | None], PreTrainedModel]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
 from omegaconf import OmegaConf
 from support import Killed
+from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from strategies.hft import Selection, freeze, select
@@ -29,7 +29,7 @@ def on_two_ranks(function: Callable[..., object], *arguments: object) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    mp.spawn(_as_rank, (2, port, function, arguments), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_as_rank, (2, port, function, arguments), nprocs=2)
 
 
 def _as_rank(rank: int, size: int, port: int, function: Callable[..., object], arguments: Sequence[object]) -> None:

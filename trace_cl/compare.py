@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from trace_cl.errors import UserError
-from trace_cl.journal import FREE, flatten, read_matrix
+from trace_cl.journal import flatten, is_free, read_matrix
 from trace_cl.report import CONVENTION, markdown, table
 
 Floats = NDArray[np.float64]
@@ -192,7 +192,7 @@ def figures(runs: Sequence[StoredRun], rounds: int) -> pd.DataFrame:
 
 def config_differences(runs: Sequence[StoredRun]) -> pd.DataFrame:
     """The keys in which the runs' configurations differ, a column a run; not where things lie and how fast they go."""
-    keys = dict.fromkeys(key for run in runs for key in run.config if key not in FREE)
+    keys = dict.fromkeys(key for run in runs for key in run.config if not is_free(key))
     lines = {key: [str(run.config.get(key, "–")) for run in runs] for key in keys}
     different = {key: line for key, line in lines.items() if len(set(line)) > 1}
     frame = pd.DataFrame.from_dict(different, orient="index", columns=short_names([run.folder for run in runs]))

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from strategies.base import shape_of
 from trace_cl.errors import UserError
 
 # What goes wrong at the hub is told in our own one sentence.
@@ -134,10 +135,10 @@ def frozen_modules(model: nn.Module) -> list[str]:
 def trainable_share(model: nn.Module) -> float:
     """Trained / all parameters of the transformer layers' matrices (biases, norms and embeddings not counted)."""
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    matrices = {p for stack in stacks for p in stack.parameters() if p.ndim == 2}
+    matrices = {p for stack in stacks for p in stack.parameters() if len(shape_of(p)) == 2}
     return count(matrices, trainable=True) / count(matrices)
 
 
 def count(parameters: Sequence[nn.Parameter] | set[nn.Parameter], trainable: bool = False) -> int:
     """How many numbers these parameters hold; or only those that learn."""
-    return sum(p.numel() for p in parameters if p.requires_grad or not trainable)
+    return sum(shape_of(p).numel() for p in parameters if p.requires_grad or not trainable)

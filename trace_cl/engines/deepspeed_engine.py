@@ -61,6 +61,7 @@ class DeepSpeedEngine:
         """A plain model on every rank, or one that gathers each layer when it comes to it."""
         self.partitioned = self.zero_stage == 3 and not self._fits(model)
         if self.partitioned:
+            private.loosen(model)
             [self.server, *_] = deepspeed.initialize(model=model, config=self.config(model.dtype))
         else:
             private.renew(model, self.device, self.plain)

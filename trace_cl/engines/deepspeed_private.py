@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # it is documented, if not listed
 
-from strategies.base import Gradients
+from strategies.base import Gradients, shape_of
 
 
 def load() -> Any:
@@ -137,6 +137,32 @@ def renew(model: nn.Module, device: torch.device, plain: Attributes) -> None:
     gc.collect()
 
 
+def loosen(model: nn.Module) -> None:
+    """Part a spread model from the engine that trained it: its shards lie in that one's buffer, and lead back to it."""
+    for parameter in model.parameters():
+        if hasattr(parameter, "ds_id"):
+            parameter.ds_tensor.data = parameter.ds_tensor.data.clone()
+            for leftover in [name for name in vars(parameter) if name in _OPTIMIZERS]:
+                delattr(parameter, leftover)
+    gc.collect()
+
+
+_OPTIMIZERS = (
+    "_hp_mapping",
+    "_hp_grad",
+    "_dp_group",
+    "_index_in_param_group",
+    "_zero_optimizer",
+    "_z3_optimizer",
+    "get_full_hp_param",
+    "get_full_hp_grad",
+    "set_full_hp_param",
+    "set_full_hp_grad",
+    "load_hp_checkpoint_state",
+    "grad_accum",
+)
+
+
 def _whole(parameter: nn.Parameter) -> Tensor:
     """A copy of a parameter's values."""
     import deepspeed
@@ -158,4 +184,4 @@ def gather_state(model: nn.Module, keep: bool) -> dict[str, Tensor] | None:
 
 def bytes_of_weights(model: nn.Module) -> int:
     """Of the whole model, wherever its parts lie."""
-    return sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in model.parameters())
+    return sum(shape_of(p).numel() * p.element_size() for p in model.parameters())
