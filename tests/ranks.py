@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from support import Killed
+from support import killed_after_writing
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -48,13 +48,7 @@ def start_all(configs: Sequence[dict[str, Any]]) -> None:
 
 def start_and_die_after_the_first_round(config: dict[str, Any]) -> None:
     """A run that is ended when its first row is written."""
-    finish_round = Journal.finish_round
-
-    def killed(self: Journal, row: list[float]) -> None:
-        finish_round(self, row)
-        raise Killed
-
-    Journal.finish_round = killed  # type: ignore[method-assign, assignment]
+    Journal.finish_round = killed_after_writing(Journal.finish_round)  # type: ignore[method-assign]
     start(OmegaConf.create(config))
 
 
@@ -111,3 +105,18 @@ def eight_rounds(stage: int, settings: dict[str, Any], folder: Path) -> None:
         train_a_round(engine, model, select(model, round, 1, Selection())).close()
         lines.append(str(live_bytes()))
     Path(folder, f"rank{ranks.rank}").write_text("\n".join(lines))
+
+
+def live_bytes_of_a_step(stage: int, sizes: dict[str, int], frozen: Sequence[str], folder: Path) -> None:
+    """Note the live bytes before anything is trained, with gradients and the optimizer's state, and after a step."""
+    ranks = join(cuda=False)
+    model = model_of(**sizes)
+    engine = engine_of(stage, ranks)
+    engine.place(model)
+    noted = [live_bytes()]
+    trainer = train_a_round(engine, model, frozen, steps=1)
+    trainer.backward(EXAMPLES)
+    noted.append(live_bytes())
+    trainer.step()
+    noted.append(live_bytes())
+    Path(folder, f"rank{ranks.rank}").write_text(" ".join(map(str, noted)))

@@ -20,9 +20,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from trace_cl.config import EngineConfig, as_dict, check
+from trace_cl.config import as_dict, check
+from trace_cl.engines import processes
 from trace_cl.errors import UserError
-from trace_cl.model import device_and_dtype
 from trace_cl.ranks import started_by_others
 from trace_cl.run import start
 
@@ -41,6 +41,8 @@ def launch(config: DictConfig) -> None:
     if count == 1 or config.dry_run or started_by_others():
         start(config)
         return
+    if config.device != "cpu" and count > (gpus := torch.cuda.device_count()) > 0:
+        raise UserError(f"engine.processes={count} is more than this machine's GPUs ({gpus}): lower it")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     for talkative in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(talkative).setLevel(logging.CRITICAL)
@@ -64,21 +66,6 @@ def launch(config: DictConfig) -> None:
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
             sys.exit(128 + error.sigval)
-
-
-def processes(settings: EngineConfig, device: str) -> int:
-    """How many processes of this machine take part. Raises UserError for a number that cannot be."""
-    asked, gpus = settings.processes, torch.cuda.device_count()
-    kind = device_and_dtype(device, None)[0]
-    if asked == "auto":
-        return gpus if kind == torch.device("cuda") and settings.name != "torch" else 1
-    if not isinstance(asked, int) or asked < 1:
-        raise UserError(f"engine.processes={asked} is neither auto nor a number of processes")
-    if settings.name == "torch" and asked > 1:
-        raise UserError(f"engine.processes={asked} needs engine=deepspeed; engine=torch is for one process")
-    if kind.type == "cuda" and asked > gpus:
-        raise UserError(f"engine.processes={asked} is more than this machine's GPUs ({gpus}): lower it")
-    return asked
 
 
 def be_a_rank(config: dict[str, Any], failures: str) -> None:

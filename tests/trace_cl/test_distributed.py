@@ -14,10 +14,12 @@ import torch
 from omegaconf import DictConfig
 from ranks import eight_rounds, on_two_ranks, start_all, start_and_die_after_the_first_round
 from safetensors.torch import load_file
-from support import TASKS, compose, results
+from support import TASKS, Killed, compose, killed_after_writing, results
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from trace_cl.config import as_dict
-from trace_cl.launch import processes
+from trace_cl.engines import processes
+from trace_cl.journal import Journal
 from trace_cl.run import start
 
 METHODS = {
@@ -122,16 +124,17 @@ def test_what_saves_memory_changes_nothing(
 
 
 def test_a_run_goes_on_on_another_number_of_ranks(
-    tmp_path: Path, configure: Configure, on_one_device: Callable[[str], Path]
+    tmp_path: Path, configure: Configure, on_one_device: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two = ("engine=deepspeed", "engine.zero_stage=3", *METHODS["gem+hft"])
-    with pytest.raises(Exception, match="Killed"):
+    with pytest.raises(ProcessRaisedException, match="Killed"):
         on_two_ranks(start_and_die_after_the_first_round, as_dict(configure(tmp_path / "down", *two)))
     start(configure(tmp_path / "down", "engine=torch", *METHODS["gem+hft"]))
     assert_same_run(tmp_path / "down" / "trace" / "tiny" / "gem+hft" / "seed1", on_one_device("gem+hft"))
 
-    with pytest.raises(Exception, match="Killed"):
-        start_and_die_after_the_first_round(as_dict(configure(tmp_path / "up", "engine=torch", *METHODS["gem+hft"])))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Journal, "finish_round", killed_after_writing(Journal.finish_round))
+        start(configure(tmp_path / "up", "engine=torch", *METHODS["gem+hft"]))
     on_two_ranks(start_all, [as_dict(configure(tmp_path / "up", *two))])
     assert_same_run(tmp_path / "up" / "trace" / "tiny" / "gem+hft" / "seed1", on_one_device("gem+hft"))
 

@@ -6,7 +6,32 @@ from trace_cl.config import EngineConfig
 from trace_cl.engines.base import Engine, Optimization
 from trace_cl.engines.torch_engine import TorchEngine
 from trace_cl.errors import UserError
+from trace_cl.memory import Layout
+from trace_cl.model import device_and_dtype
 from trace_cl.ranks import Ranks
+
+
+def processes(settings: EngineConfig, device: str) -> int:
+    """How many processes of one machine take part. Raises UserError for a number that cannot be."""
+    if settings.processes == "auto":
+        on_gpus = device_and_dtype(device, None)[0] == torch.device("cuda")
+        return torch.cuda.device_count() if on_gpus and settings.name != "torch" else 1
+    if not isinstance(settings.processes, int) or settings.processes < 1:
+        raise UserError(f"engine.processes={settings.processes} is neither auto nor a number of processes")
+    if settings.name == "torch" and settings.processes > 1:
+        raise UserError(f"engine.processes={settings.processes} needs engine=deepspeed: engine=torch is for one")
+    return settings.processes
+
+
+def layout(settings: EngineConfig, ranks: int) -> Layout:
+    """What these settings spread a round over."""
+    spread = settings.name == "deepspeed" or (settings.name == "auto" and ranks > 1)
+    return Layout(
+        stage=settings.zero_stage if spread else 0,
+        ranks=ranks,
+        offload_optimizer=settings.offload_optimizer and spread,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )
 
 
 def build(

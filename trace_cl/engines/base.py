@@ -78,12 +78,20 @@ class AnswerLoss(nn.Module):
         The head is applied there alone: over a large vocabulary the logits of a whole prompt would be the largest
         tensor of the step, and none of them is learned from.
         """
+        answers = labels != IGNORED
+        return self.of_answers(self.hidden(input_ids)[answers], labels[answers])
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """The last hidden states, B × L × H."""
         with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
-            hidden = self.model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
-            answers = labels != IGNORED
-            logits = self.model.get_output_embeddings()(hidden[answers])
-            at_least_fp32 = torch.promote_types(logits.dtype, torch.float32)
-            return cross_entropy(logits.to(at_least_fp32), labels[answers], reduction="sum")
+            states: Tensor = self.model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+            return states
+
+    def of_answers(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """The loss of N positions: their hidden states N × H, and the N tokens that follow."""
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.autocast):
+            logits = self.model.get_output_embeddings()(hidden)
+        return cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="sum")
 
 
 def checkpoint_gradients(model: PreTrainedModel, wanted: bool) -> None:

@@ -104,10 +104,14 @@ class Shards:
 
 
 def close(engine: Any) -> None:
-    """End an engine: its hooks off the model, its buffers given up."""
+    """End an engine: its hooks off the model, its buffers given up.
+
+    Closures of its own keep it alive, out of the garbage collector's sight; so it is emptied.
+    """
     engine.destroy()
     for hook in (engine.module_forward_pre_hook, engine.module_forward_post_hook):
         hook.remove()
+    vars(engine.optimizer).clear()
 
 
 Attributes = dict[nn.Module, set[str]]
@@ -124,6 +128,7 @@ def renew(model: nn.Module, device: torch.device, plain: Attributes) -> None:
     The parameters are new ones, because the old lead to the engine that trained them, and keep it alive.
     """
     fresh: dict[int, nn.Parameter] = {}
+    old: list[nn.Parameter] = []
     for module in model.modules():
         parameters = dict(module._parameters)
         for leftover in vars(module).keys() - plain[module]:
@@ -132,35 +137,19 @@ def renew(model: nn.Module, device: torch.device, plain: Attributes) -> None:
         for name, parameter in parameters.items():
             if parameter is not None and id(parameter) not in fresh:
                 fresh[id(parameter)] = nn.Parameter(_whole(parameter).to(device), parameter.requires_grad)
+                old.append(parameter)
             module._parameters[name] = None if parameter is None else fresh[id(parameter)]
+    for parameter in old:
+        vars(parameter).clear()
     model.to(device)
     gc.collect()
 
 
 def loosen(model: nn.Module) -> None:
-    """Part a spread model from the engine that trained it: its shards lie in that one's buffer, and lead back to it."""
+    """Give the shards of a spread model memory of their own, instead of slices of the last engine's buffer."""
     for parameter in model.parameters():
-        if hasattr(parameter, "ds_id"):
+        if hasattr(parameter, "ds_tensor"):
             parameter.ds_tensor.data = parameter.ds_tensor.data.clone()
-            for leftover in [name for name in vars(parameter) if name in _OPTIMIZERS]:
-                delattr(parameter, leftover)
-    gc.collect()
-
-
-_OPTIMIZERS = (
-    "_hp_mapping",
-    "_hp_grad",
-    "_dp_group",
-    "_index_in_param_group",
-    "_zero_optimizer",
-    "_z3_optimizer",
-    "get_full_hp_param",
-    "get_full_hp_grad",
-    "set_full_hp_param",
-    "set_full_hp_grad",
-    "load_hp_checkpoint_state",
-    "grad_accum",
-)
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:
