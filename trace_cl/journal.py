@@ -30,9 +30,10 @@ FREE = (
     "evaluation.tokens_per_batch",
     "model.learning_rate",
     "model.adapter_learning_rate",
+    "logger",
 )
-"""Settings a run may continue under others of: where things lie, how fast they go, and the rates of which
-`training.learning_rate` is the one in use."""
+"""Settings, or groups of them, that a run may continue under others of: where things lie or are told, how fast they
+go, and the rates of which `training.learning_rate` is the one in use."""
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -80,7 +81,7 @@ class Journal:
         if not path.exists():
             return
         there, here = dict(flatten(_read_yaml(path))), dict(flatten(config))
-        keys = sorted(key for key in there.keys() | here.keys() if key not in FREE)
+        keys = sorted(key for key in there.keys() | here.keys() if not {key, key.partition(".")[0]} & set(FREE))
         different = [
             f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in keys if there.get(key) != here.get(key)
         ]
@@ -172,6 +173,11 @@ class Journal:
         """What `write_round` wrote, or None."""
         path = self.folder / "rounds" / f"round{round}.json"
         return _read_json(path) if path.exists() else None
+
+    def steps(self, rounds: int) -> int:
+        """The optimizer steps of the first `rounds` rounds, which have been learned."""
+        records = [self.read_round(t) or {} for t in range(1, rounds + 1)]
+        return sum(record["optimizer_steps"] for record in records)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The run in one file."""

@@ -22,12 +22,13 @@ from strategies.base import Round, Strategy
 from trace_cl import environment, plan, report
 from trace_cl.batches import Encoder, answer_tokens, global_batches
 from trace_cl.benchmark import Benchmark, Task, load_data, prepare
-from trace_cl.config import as_dict, build_strategy, check, run_folder
+from trace_cl.config import as_dict, build_logger, build_strategy, check, run_folder
 from trace_cl.data import findings
 from trace_cl.engine import TorchEngine
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate, score
 from trace_cl.journal import Journal
+from trace_cl.loggers import Logger, score_curves, training_curves
 from trace_cl.model import device_and_dtype, load_model, load_tokenizer, locate
 from trace_cl.progress import Progress
 
@@ -46,11 +47,14 @@ def start(config: DictConfig) -> None:
         return
     run = open_run(config, strategy, journal)
     with journal.alone(), closing(run.progress):
-        run.go()
+        run.logger.begin(journal.folder, as_dict(config), journal.steps(run.trained))
+        with closing(run.logger):
+            run.go()
 
 
 def open_run(config: DictConfig, strategy: Strategy, journal: Journal) -> "Run":
     """Read, check and encode everything; load the model as the last finished round left it."""
+    logger = build_logger(config)
     loaded = load_data(config.benchmark)
     location = locate(config.model.source, config.model.path)
     tokenizer = load_tokenizer(location)
@@ -69,7 +73,7 @@ def open_run(config: DictConfig, strategy: Strategy, journal: Journal) -> "Run":
     if checkpoint is not None:
         strategy.restore(checkpoint)
     journal.begin(as_dict(config), benchmark.sha256, environment.describe(device))
-    return Run(config, strategy, journal, benchmark, model, tokenizer, journal.trained_rounds())
+    return Run(config, strategy, journal, logger, benchmark, model, tokenizer, journal.trained_rounds())
 
 
 @dataclass
@@ -79,6 +83,7 @@ class Run:
     config: DictConfig
     strategy: Strategy
     journal: Journal
+    logger: Logger
     benchmark: Benchmark
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -95,7 +100,9 @@ class Run:
     def go(self) -> None:
         """Every round that is not finished yet."""
         if self.config.evaluation.zero_shot and self.journal.read_round(0) is None:
-            self.journal.write_round(0, self.evaluate(0, self.benchmark.tasks))
+            untouched = self.evaluate(0, self.benchmark.tasks)
+            self.journal.write_round(0, untouched)
+            self.logger.log("round", 0, score_curves(untouched["scores"][self.config.metrics.variant]))
         for round in self.rounds[len(self.journal.matrix()) :]:
             if self.trained < round.number:
                 self.train(round)
@@ -132,6 +139,7 @@ class Run:
     def learn(self, round: Round, engine: TorchEngine) -> float:
         """Every optimizer step of the round; gives the last loss. Raises UserError for a loss that is not finite."""
         training, steps, loss = self.config.training, count(1), math.nan
+        before = self.journal.steps(round.number - 1)
         for phase in self.strategy.phases(round):
             for epoch in range(1, phase.epochs + 1):
                 order = f"{self.config.seed}/{round.number}/{phase.name}/{epoch}"
@@ -143,21 +151,21 @@ class Run:
                     norm = engine.step()
                     stop_unless_finite("gradient's norm", norm, round, step)
                     seconds, tokens = perf_counter() - began, sum(map(len, batch))
-                    self.journal.add_step(
-                        {
-                            "round": round.number,
-                            "phase": phase.name,
-                            "epoch": epoch,
-                            "step": step,
-                            "loss": loss,
-                            "lr": training.learning_rate,
-                            "gradient_norm": norm,
-                            "tokens": tokens,
-                            "answer_tokens": answer_tokens(batch),
-                            "seconds": to_ms(seconds),
-                            **told,
-                        }
-                    )
+                    line = {
+                        "round": round.number,
+                        "phase": phase.name,
+                        "epoch": epoch,
+                        "step": step,
+                        "loss": loss,
+                        "lr": training.learning_rate,
+                        "gradient_norm": norm,
+                        "tokens": tokens,
+                        "answer_tokens": answer_tokens(batch),
+                        "seconds": to_ms(seconds),
+                        **told,
+                    }
+                    self.journal.add_step(line)
+                    self.logger.log("step", before + step, training_curves(line))
                     self.progress.step(round.number, f"{epoch}/{phase.epochs}", loss, tokens, seconds)
         return loss
 
@@ -191,7 +199,7 @@ class Run:
         return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
 
     def report(self, rows: Sequence[Sequence[float]]) -> None:
-        """summary.json, report.md and heatmap.png as the finished rounds have it."""
+        """summary.json, report.md and heatmap.png as the finished rounds have it; the newest round's to the logger."""
         variant = self.config.metrics.variant
         records = [self.journal.read_round(t) or {} for t in range(len(rows) + 1)]
         op, bwt = report.figures(rows)
@@ -211,6 +219,8 @@ class Run:
                 "evaluation": to_ms(sum(r.get("evaluation_seconds", 0) for r in records)),
             },
         }
+        newest = dict(zip(self.journal.tasks, rows[-1], strict=False))
+        self.logger.log("round", len(rows), {**score_curves(newest), "OP": op[-1], "BWT": bwt[-1]})
         self.journal.write_summary(summary)
         report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
 
