@@ -21,6 +21,9 @@ results: .venv/ready ## the README's table: seven methods, three seeds each, and
 	$(BIN)/python -m trace_cl -m strategy=lora_seqft seed=1,2,3
 	$(BIN)/python -m trace_cl.results
 
+report: .venv/ready ## all runs on one page, runs/report.html; ARGS="--runs DIR --examples 20"
+	$(BIN)/python -m trace_cl.page $(ARGS)
+
 bench: .venv/ready ## speed of training and scoring, as ratios; ARGS="benchmark=trace benchmark.max_test=20"
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 
@@ -68,4 +71,4 @@ table%: ## a table of the paper (3, 4, 7, 24 to 42): table3 MODEL=tiny SEEDS="1 
 
 tables: table3 $(addprefix table,$(filter-out 24 25 26 27 28,$(SINGLE))) ## Tables 3 and 29 to 42
 
-.PHONY: help setup run results bench test lint tables $(TABLES)
+.PHONY: help setup run results report bench test lint tables $(TABLES)

@@ -4,6 +4,8 @@ Hydra composes `conf/` over these classes: a key that is not here is refused, a 
 the project takes a configuration; each is handed its values.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import metrics
 from strategies.base import Strategy
 from strategies.hft import HalfFineTuning, Selection
 from trace_cl.errors import UserError, nearest
+from trace_cl.loggers import Logger
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
@@ -112,6 +115,7 @@ class Config:
     """Everything one run is made of."""
 
     strategy: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
     selection: Selection = MISSING
     benchmark: BenchmarkConfig = MISSING
     model: ModelConfig = MISSING
@@ -143,19 +147,41 @@ def build_strategy(config: DictConfig) -> Strategy:
 
     Raises UserError naming the key for a value the strategy has no use for.
     """
-    values = as_dict(config.strategy)
-    kind = get_object(values.pop("_target_"))
-    try:
-        typed = OmegaConf.merge(OmegaConf.structured(kind), values)
-        assert isinstance(typed, DictConfig)
-        strategy: Strategy = kind(**as_dict(typed))
+    with _naming("strategy"):
+        strategy: Strategy = _build(config.strategy)
         if config.hft:
             return HalfFineTuning(strategy, Selection(**config.selection))
         Selection(**config.selection)
         return strategy
+
+
+def build_logger(config: DictConfig) -> Logger:
+    """The logger that `logger._target_` names.
+
+    Raises UserError for a package that is missing, and for a value the logger has no use for.
+    """
+    with _naming("logger"):
+        logger: Logger = _build(config.logger)
+        return logger
+
+
+def _build(section: DictConfig) -> Any:
+    """What `_target_` names, made of the other values, each of the type its field has."""
+    values = as_dict(section)
+    kind = get_object(values.pop("_target_"))
+    typed = OmegaConf.merge(OmegaConf.structured(kind), values)
+    assert isinstance(typed, DictConfig)
+    return kind(**as_dict(typed))
+
+
+@contextmanager
+def _naming(section: str) -> Iterator[None]:
+    """Turn what is wrong with a value into a UserError that names its key."""
+    try:
+        yield
     except (OmegaConfBaseException, ValueError) as error:
         key = getattr(error, "full_key", None)
-        raise UserError(f"strategy.{key}: {_first_line(error)}" if key else _first_line(error)) from error
+        raise UserError(f"{section}.{key}: {_first_line(error)}" if key else _first_line(error)) from error
 
 
 def run_folder(config: DictConfig, strategy: Strategy) -> Path:

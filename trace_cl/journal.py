@@ -32,8 +32,9 @@ FREE = (
     "engine",
     "model.learning_rate",
     "model.adapter_learning_rate",
+    "logger",
 )
-"""Settings, or groups of them, a run may continue under others of: where things lie, on what and how fast they go, and
+"""Settings, or groups of them, a run may continue under others of: where things lie or are told, how fast they go, and
 the rates of which `training.learning_rate` is the one in use."""
 
 

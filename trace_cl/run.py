@@ -23,12 +23,13 @@ from strategies.base import Round, Strategy
 from trace_cl import engines, environment, plan, report
 from trace_cl.batches import Encoder, answer_tokens, global_batches, shares
 from trace_cl.benchmark import Benchmark, Task, load_data, prepare
-from trace_cl.config import TrainingConfig, as_dict, build_strategy, check, run_folder
+from trace_cl.config import TrainingConfig, as_dict, build_logger, build_strategy, check, run_folder
 from trace_cl.data import findings
 from trace_cl.engines.base import Engine, Optimization, Trainer
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate, score
 from trace_cl.journal import Journal
+from trace_cl.loggers import Logger, NoLogger, score_curves, training_curves
 from trace_cl.model import device_and_dtype, load_model, load_tokenizer, locate
 from trace_cl.progress import Progress
 from trace_cl.ranks import Ranks, join
@@ -52,7 +53,9 @@ def start(config: DictConfig) -> None:
         return
     run = open_run(config, strategy, journal, ranks, ranks.device(device), dtype)
     with journal.alone(), closing(run.progress):
-        run.go()
+        run.logger.begin(journal.folder, as_dict(config), run.steps(run.trained))
+        with closing(run.logger):
+            run.go()
 
 
 def open_run(
@@ -67,6 +70,7 @@ def open_run(
         ranks,
         strategy.reads_gradients,
     )
+    logger = build_logger(config) if ranks.first else NoLogger()
     loaded = load_data(config.benchmark)
     location = locate(config.model.source, config.model.path)
     tokenizer = load_tokenizer(location)
@@ -88,6 +92,7 @@ def open_run(
         config=config,
         strategy=strategy,
         journal=journal,
+        logger=logger,
         benchmark=benchmark,
         model=model,
         tokenizer=tokenizer,
@@ -106,6 +111,7 @@ class Run:
     config: DictConfig
     strategy: Strategy
     journal: Journal
+    logger: Logger
     benchmark: Benchmark
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -122,10 +128,17 @@ class Run:
         for number in range(1, max(self.trained, finished) + 1):
             self.progress.skip_round(number, planned[number - 1], evaluated=number <= finished)
 
+    def steps(self, rounds: int) -> int:
+        """The optimizer steps of the first `rounds` rounds."""
+        phases = [phase for round in self.rounds[:rounds] for phase in self.strategy.phases(round)]
+        return sum(plan.optimizer_steps(phase, self.config.training.global_batch) for phase in phases)
+
     def go(self) -> None:
         """Every round that is not finished yet."""
         if self.config.evaluation.zero_shot and self.ranks.agree(self.journal.read_round(0)) is None:
-            self.journal.write_round(0, self.evaluate(0, self.benchmark.tasks))
+            untouched = self.evaluate(0, self.benchmark.tasks)
+            self.journal.write_round(0, untouched)
+            self.logger.log("round", 0, score_curves(untouched["scores"][self.config.metrics.variant]))
         for round in self.rounds[len(self.rows) :]:
             if self.trained < round.number:
                 self.train(round)
@@ -159,6 +172,7 @@ class Run:
     def learn(self, round: Round, trainer: Trainer) -> float:
         """Every optimizer step of the round; gives the last loss. Raises UserError for a loss that is not finite."""
         training, steps, loss = self.config.training, count(1), math.nan
+        before = self.steps(round.number - 1)
         for phase in self.strategy.phases(round):
             for epoch in range(1, phase.epochs + 1):
                 order = f"{self.config.seed}/{round.number}/{phase.name}/{epoch}"
@@ -170,21 +184,21 @@ class Run:
                     norm = trainer.step()
                     stop_unless_finite("gradient's norm", norm, round, step)
                     seconds, tokens = perf_counter() - began, sum(map(len, batch))
-                    self.journal.add_step(
-                        {
-                            "round": round.number,
-                            "phase": phase.name,
-                            "epoch": epoch,
-                            "step": step,
-                            "loss": loss,
-                            "lr": training.learning_rate,
-                            "gradient_norm": norm,
-                            "tokens": tokens,
-                            "answer_tokens": answer_tokens(batch),
-                            "seconds": to_ms(seconds),
-                            **told,
-                        }
-                    )
+                    line = {
+                        "round": round.number,
+                        "phase": phase.name,
+                        "epoch": epoch,
+                        "step": step,
+                        "loss": loss,
+                        "lr": training.learning_rate,
+                        "gradient_norm": norm,
+                        "tokens": tokens,
+                        "answer_tokens": answer_tokens(batch),
+                        "seconds": to_ms(seconds),
+                        **told,
+                    }
+                    self.journal.add_step(line)
+                    self.logger.log("step", before + step, training_curves(line))
                     self.progress.step(round.number, f"{epoch}/{phase.epochs}", loss, tokens, seconds)
         return loss
 
@@ -228,7 +242,7 @@ class Run:
         return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
 
     def report(self) -> None:
-        """summary.json, report.md and heatmap.png as the finished rounds have it."""
+        """summary.json, report.md and its pictures as the finished rounds have it; the newest round's to the logger."""
         variant, rows = self.config.metrics.variant, self.rows
         records = [self.journal.read_round(t) or {} for t in range(len(rows) + 1)]
         op, bwt = report.figures(rows)
@@ -248,6 +262,8 @@ class Run:
                 "evaluation": to_ms(sum(r.get("evaluation_seconds", 0) for r in records)),
             },
         }
+        newest = dict(zip(self.journal.tasks, rows[-1], strict=False))
+        self.logger.log("round", len(rows), {**score_curves(newest), "OP": op[-1], "BWT": bwt[-1]})
         self.journal.write_summary(summary)
         report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
 

@@ -7,6 +7,7 @@ what it prints as OP and BWT is recomputed from its matrix.
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,21 +183,41 @@ def pivot(tidy: pd.DataFrame, published_only: bool) -> pd.DataFrame:
     return wide.rename_axis(index="", columns=None)
 
 
+PREAMBLE = r"""\documentclass{article}
+\usepackage[landscape,margin=1.5cm]{geometry}
+\usepackage{booktabs}
+\setlength{\belowcaptionskip}{1ex}
+\pagestyle{empty}
+% ours, and below it published / difference
+\newcommand{\both}[2]{\begin{tabular}[t]{@{}r@{}}#1\\\footnotesize #2\end{tabular}}
+\begin{document}
+"""
+
+
 def latex(frame: pd.DataFrame, caption: str) -> str:
-    """A whole LaTeX document with a booktabs table, scaled to the page's width."""
-    body = frame.map(_escape).rename(index=_escape, columns=_escape).rename_axis(index=None)
+    """A whole LaTeX document with a booktabs table; `caption` begins with the table's number, `Table 30: `."""
+    number, _, text = caption.removeprefix("Table ").partition(": ")
+    body = frame.map(_cell).rename(index=_escape, columns=_escape).rename_axis(index=None)
+    if body.map(lambda cell: cell.startswith("\\both")).any(axis=None):
+        text += "; each cell: ours, below it published / difference"
     tabular = body.to_latex(escape=False, column_format="l" + "r" * len(frame.columns))
+    tabular = tabular.replace("\nOP &", "\n\\midrule\nOP &")
     return (
-        "\\documentclass{article}\n\\usepackage[landscape,margin=1.5cm]{geometry}\n\\usepackage{booktabs,graphicx}\n"
-        "\\usepackage[utf8]{inputenc}\n\\begin{document}\n\\begin{table}\n\\centering\n"
-        f"\\caption{{{_escape(caption)}}}\n\\resizebox{{\\textwidth}}{{!}}{{%\n{tabular}}}\n\\end{{table}}\n\\end{{document}}\n"
+        f"{PREAMBLE}\\setcounter{{table}}{{{int(number) - 1}}}\n\\begin{{table}}\n\\centering\n"
+        f"\\caption{{{_escape(text)}}}\n{tabular}\\end{{table}}\n\\end{{document}}"
     )
 
 
+def _cell(text: str) -> str:
+    """A cell as LaTeX; one of three figures in two lines, else eight columns with spreads would not fit a page."""
+    ours, slash, rest = map(_escape, text.partition(" / "))
+    return f"\\both{{{ours}}}{{{rest}}}" if slash else ours
+
+
 def _escape(text: str) -> str:
-    for plain, escaped in (("%", "\\%"), ("_", "\\_"), ("±", "$\\pm$"), ("–", "--"), ("−", "$-$")):
+    for plain, escaped in (("%", "\\%"), ("_", "\\_"), ("±", "$\\pm$"), ("–", "--")):
         text = text.replace(plain, escaped)
-    return text
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)
 
 
 def make(number: int, model: str | None, benchmark: str | None, runs: Path) -> tuple[pd.DataFrame, str, list[str]]:

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -92,8 +93,35 @@ def test_latex_is_a_whole_document_without_a_bare_special_sign() -> None:
     document = latex(pivot(tidy, published_only=True), caption)
     assert document.startswith("\\documentclass")
     assert "\\toprule" in document
-    assert "38.9\\%, update E,H" in document
+    assert "38.9\\%, update E,H & 49.6 & $-$5.6" in document
+    assert "\\setcounter{table}{6}" in document, "it is numbered as in the paper"
     assert document.count("\\begin{") == document.count("\\end{")
+
+
+def test_latex_sets_published_and_difference_below_ours(tmp_path: Path) -> None:
+    for seed, shift in ((1, 1.0), (2, 3.0)):
+        run_of(tmp_path / "embedded" / "tiny" / "seqft" / f"seed{seed}", shift)
+    tidy, caption, _ = make(29, "tiny", None, tmp_path)
+    document = latex(pivot(tidy, published_only=False), caption)
+    assert "C-STANCE & \\both{50.5 $\\pm$ 1.4}{48.5 / +2.0} &" in document
+    assert "\\both{$-$10.2 $\\pm$ 0.0}{$-$10.2 / +0.0} \\\\" in document
+    assert "Table" not in document, "LaTeX itself says it before the caption"
+    assert "llama2-chat-7b" in document, "a hyphen in a name is no minus"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+@pytest.mark.parametrize("number", [3, 4, 7, 30])
+def test_latex_compiles_as_it_is_and_fits_the_page(number: int, tmp_path: Path) -> None:
+    for method in ("seqft", "seqft+hft"):
+        for seed, shift in ((1, 1.0), (2, 30.0)):
+            run_of(tmp_path / "embedded" / "tiny" / method / f"seed{seed}", shift)
+    tidy, caption, _ = make(number, "tiny", None, tmp_path)
+    for published_only in (True, False):
+        (tmp_path / "table.tex").write_text(latex(pivot(tidy, published_only), caption), encoding="utf-8")
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        assert "Overfull" not in done.stdout
 
 
 def test_an_unknown_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

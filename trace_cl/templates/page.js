@@ -1,0 +1,133 @@
+"use strict";
+// The dialog shows the answers behind one cell. All it shows follows from `view`; every change ends in `draw()`.
+const PAGE = 20;
+const dialog = document.querySelector("dialog");
+const part = (name) => document.getElementById(`dialog-${name}`);
+const blocks = new Map();
+let view;
+
+function answersOf(section) {
+  const id = section.dataset.answers;
+  if (!blocks.has(id)) blocks.set(id, JSON.parse(document.getElementById(id).textContent));
+  return blocks.get(id);
+}
+
+function element(tag, text, properties = {}) {
+  return Object.assign(document.createElement(tag), { textContent: text }, properties);
+}
+
+function cell(label, text, className = "") {
+  const td = element("td", text, { className });
+  td.dataset.label = label;
+  return td;
+}
+
+function open(button) {
+  const row = button.closest("tr");
+  const section = button.closest("section");
+  const { texts, tasks } = answersOf(section);
+  const own = Number(button.dataset.task) + 1;
+  view = { section, row, texts, task: tasks[own - 1], own, round: Number(button.dataset.round), first: 0 };
+  draw();
+  dialog.showModal();
+  focusRound();
+}
+
+// The places of the examples in the order asked for; equals stay as in the data.
+function order(now, then) {
+  const places = view.task.index.map((_, place) => place);
+  const key = {
+    index: () => 0,
+    worst: (place) => now.score[place],
+    forgotten: (place) => now.score[place] - then.score[place],
+  }[part("order").value];
+  return places.sort((a, b) => key(a) - key(b));
+}
+
+function draw() {
+  const { section, row, texts, task, own, round } = view;
+  const now = task.rounds[round];
+  const compared = own !== round && own in task.rounds;
+  const then = compared ? task.rounds[own] : now;
+  const after = (t) => (t === 0 ? "untouched model" : `after round ${t}`);
+
+  part("title").textContent = `${task.name}, ${after(round)}`;
+  part("run").textContent = section.dataset.name;
+  part("rounds").replaceChildren(
+    ...Array.from(row.querySelectorAll("button"), (button) => {
+      const t = Number(button.dataset.round);
+      const copy = element("button", "", { type: "button", onclick: () => turnTo(t) });
+      copy.append(element("small", t), button.textContent);
+      copy.style.cssText = button.parentElement.style.cssText;
+      copy.setAttribute("aria-label", `${after(t)}: ${button.textContent}`);
+      copy.setAttribute("aria-pressed", t === round);
+      return copy;
+    }),
+  );
+
+  const places = order(now, then);
+  const last = Math.min(view.first + PAGE, places.length);
+  const of = task.total > places.length ? `the first ${places.length} of ${task.total}` : places.length;
+  part("place").textContent = `${view.first + 1}–${last} of ${of}`;
+  dialog.querySelector("[data-turn='-1']").disabled = view.first === 0;
+  dialog.querySelector("[data-turn='1']").disabled = last === places.length;
+
+  const columns = ["#", "reference", after(round), "score"];
+  if (compared) columns.push(`just learned (round ${own})`, "score");
+  const head = element("tr", "");
+  const align = (name) => (name === "score" ? "number" : "");
+  head.append(...columns.map((name) => element("th", name, { scope: "col", className: align(name) })));
+  dialog.querySelector("thead").replaceChildren(head);
+  dialog.querySelector("tbody").replaceChildren(
+    ...places.slice(view.first, last).map((place) => {
+      const line = element("tr", "");
+      const text = (label, id, className) => {
+        const string = texts[id];
+        return string.trim() ? cell(label, string, className) : cell(label, "(nothing)", `${className} nothing`);
+      };
+      line.append(
+        cell(columns[0], task.index[place], "number"),
+        text(columns[1], task.reference[place], "text"),
+        text(columns[2], now.text[place], "text"),
+        cell(columns[3], now.score[place], "number"),
+      );
+      if (compared) {
+        line.append(
+          text(columns[4], then.text[place], "text"),
+          cell(columns[5], then.score[place], "number"),
+        );
+        line.classList.toggle("forgotten", now.score[place] < then.score[place]);
+      }
+      return line;
+    }),
+  );
+}
+
+function turnTo(round) {
+  view.round = round;
+  draw();
+  focusRound();
+}
+
+function focusRound() {
+  part("rounds").querySelector("[aria-pressed=true]").focus();
+}
+
+document.querySelector("main").addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-round]");
+  if (button) open(button);
+});
+part("order").addEventListener("change", () => {
+  view.first = 0;
+  draw();
+});
+for (const button of dialog.querySelectorAll("[data-turn]")) {
+  button.addEventListener("click", () => {
+    view.first += Number(button.dataset.turn) * PAGE;
+    draw();
+    dialog.scrollTo(0, 0);
+  });
+}
+dialog.addEventListener("click", (event) => {
+  if (event.target === dialog) dialog.close(); // the backdrop
+});
