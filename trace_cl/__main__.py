@@ -6,12 +6,16 @@ Hydra composes the configuration; what a user did wrong is said in one sentence 
 import os
 import re
 import sys
+import traceback
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from trace_cl import sweep
 from trace_cl.config import CONF_DIR, as_dict
 from trace_cl.errors import UserError, nearest
 from trace_cl.journal import flatten
@@ -22,6 +26,9 @@ def hydra_main(config: DictConfig) -> None:
     """One composed configuration, one run."""
     from trace_cl.run import start
 
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        sweep.member(start, config)
+        return
     try:
         start(config)
     except UserError as error:
@@ -52,6 +59,11 @@ def explain(error: Exception, arguments: list[str]) -> str:
         for name in choice.split(","):
             if choices and name not in choices and name in text:
                 return f"{group}={name}: no such choice; nearest: {nearest(name, choices)}"
+    if match := re.search(r"Could not find 'hydra/launcher/(\w+)'", text):
+        return (
+            f"hydra/launcher={match[1]}: no such launcher is installed; "
+            "joblib, submitit_local and submitit_slurm come with pip install '.[sweep]'"
+        )
     if match := re.search(r"Could not override '([^']+)'", text):
         return f"{match[1]}: no such key; nearest: {nearest(match[1], known_keys())}"
     if match := re.search(r"Error merging override (\S+?)=", text):
@@ -76,7 +88,11 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on after the last finished round", file=sys.stderr)
         return 130
-    return 0
+    except Exception:
+        # A crash; in a sweep that of the launcher itself, as joblib's when one of its workers is killed.
+        traceback.print_exc()
+        return sweep.conclude() or 1
+    return sweep.conclude()
 
 
 if __name__ == "__main__":

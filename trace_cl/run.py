@@ -39,14 +39,20 @@ def start(config: DictConfig) -> None:
     if config.dry_run:
         print(json.dumps(plan.dry_run(config, strategy), ensure_ascii=False, indent=1))
         return
-    journal = Journal(run_folder(config, strategy), list(config.benchmark.order))
-    journal.check(as_dict(config))
-    if len(journal.matrix()) == len(journal.tasks):
+    journal = find_journal(config, strategy)
+    if journal.complete():
         print(f"{journal.folder} is complete.\n{report.render(journal.matrix(), journal.tasks)}")
         return
     run = open_run(config, strategy, journal)
     with journal.alone(), closing(run.progress):
         run.go()
+
+
+def find_journal(config: DictConfig, strategy: Strategy) -> Journal:
+    """The run's directory. Raises UserError where a run of another configuration lies there."""
+    journal = Journal(run_folder(config, strategy), list(config.benchmark.order))
+    journal.check(as_dict(config))
+    return journal
 
 
 def open_run(config: DictConfig, strategy: Strategy, journal: Journal) -> "Run":
