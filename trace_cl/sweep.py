@@ -5,6 +5,7 @@ on another machine, it writes down what became of it. When all are done the swee
 """
 
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -30,9 +31,10 @@ from trace_cl.run import find_journal
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a member: `state` is finished, skipped, refused (bad input) or failed; `reason` why.
+    """What became of a member.
 
-    `command` are the arguments that start the member alone, `folder` is its run's directory once it is finished.
+    `command` are the arguments that start it alone; `state` is finished, complete (before the sweep), skipped, refused
+    (bad input) or failed, and `reason` says why; `folder` is the directory of a finished run.
     """
 
     command: str
@@ -60,7 +62,7 @@ def member(run: Callable[[DictConfig], None], config: DictConfig) -> None:
     Where members run side by side, what each prints goes to its log.txt.
     """
     hydra = HydraConfig.get()
-    folder, command = Path(hydra.runtime.output_dir), " ".join(hydra.overrides.task)
+    folder, command = Path(hydra.runtime.output_dir), shlex.join(hydra.overrides.task)
 
     def record(outcome: Outcome) -> None:
         write(folder / "outcome.json", as_json(asdict(outcome)))
@@ -85,8 +87,9 @@ def _outcome(run: Callable[[DictConfig], None], config: DictConfig, command: str
     try:
         check(config)
         journal = find_journal(config, build_strategy(config))
-        if config.dry_run or not journal.complete():
-            run(config)
+        if journal.complete() and not config.dry_run:
+            return Outcome(command, "complete", folder=str(journal.folder))
+        run(config)
         return Outcome(command, "finished", folder=str(journal.folder))
     except UserError as error:
         return Outcome(command, "skipped" if isinstance(error.__cause__, Incompatible) else "refused", str(error))
@@ -107,7 +110,7 @@ def conclude() -> int:
     paths = sorted(Path(HydraConfig.get().sweep.dir).glob("*/outcome.json"), key=lambda path: int(path.parent.name))
     outcomes = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     for table in _tables([Path(outcome.folder) for outcome in outcomes if outcome.folder]):
-        print(f"\n{table}")
+        print(f"\n{table}\n")
     for state in ("skipped", "refused", "failed"):
         if those := [outcome for outcome in outcomes if outcome.state == state]:
             print(f"\n{state}, {len(those)} of {len(outcomes)}:", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ def test_a_failed_member_does_not_stop_the_others_and_is_listed_at_the_end(
     assert "| seqft | 1 | 50.0 | -20.0 | 70.0 |" in printed.out
     [error] = tmp_path.glob(".sweeps/*/0/error.txt")
     assert 'raise RuntimeError("out of memory")' in error.read_text(), "the traceback is kept"
-    setting = f"runs_dir={tmp_path} benchmark.order=[FOMC,Py150]"
+    setting = f"runs_dir={tmp_path} 'benchmark.order=[FOMC,Py150]'"
     assert printed.err.splitlines()[-7:] == [
         "refused, 1 of 3:",
         f"  python -m trace_cl {setting} seed=3",
@@ -105,7 +106,7 @@ def test_a_complete_member_is_not_run_again(sweep_of: Sweep, tmp_path: Path) -> 
     folder = tmp_path / "embedded" / "tiny" / "seqft" / "seed4"
     folder.mkdir(parents=True)
     (folder / "matrix.csv").write_text("round,FOMC,Py150\n" + SCORES[1])
-    assert sweep_of("seed=4,1") == 0
+    assert sweep_of("seed=4,1") == 0, "seed 4 would crash"
 
 
 def test_ctrl_c_ends_the_sweep(sweep_of: Sweep, tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_the_command_alone_is_what_the_sweep_says(sweep_of: Sweep, tmp_path: Pat
     sweep_of("seed=1,2", "hft=true")
     outcomes = [json.loads(path.read_text()) for path in sorted(tmp_path.glob(".sweeps/*/*/outcome.json"))]
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        alone = [hydra.compose("config", outcome["command"].split()) for outcome in outcomes]
+        alone = [hydra.compose("config", shlex.split(outcome["command"])) for outcome in outcomes]
     assert [outcome["folder"] for outcome in outcomes] == [
         str(run_folder(config, build_strategy(config))) for config in alone
     ]
