@@ -15,7 +15,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from trace_cl import sweep
 from trace_cl.config import CONF_DIR, as_dict
 from trace_cl.errors import UserError, nearest
 from trace_cl.journal import flatten
@@ -24,6 +23,7 @@ from trace_cl.journal import flatten
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def hydra_main(config: DictConfig) -> None:
     """One composed configuration, one run."""
+    from trace_cl import sweep
     from trace_cl.run import start
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -81,6 +81,7 @@ def known_keys() -> list[str]:
 def main() -> int:
     """Run the command; give its exit code."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here, instead of Hydra's own page of text
+    crashed = 0
     try:
         hydra_main()
     except (HydraException, OmegaConfBaseException) as error:
@@ -89,10 +90,12 @@ def main() -> int:
         print("\ninterrupted: the same command goes on after the last finished round", file=sys.stderr)
         return 130
     except Exception:
-        # A crash; in a sweep that of the launcher itself, as joblib's when one of its workers is killed.
+        # In a sweep it is the launcher's own, as joblib's when one of its workers is killed.
         traceback.print_exc()
-        return sweep.conclude() or 1
-    return sweep.conclude()
+        crashed = 1
+    from trace_cl.sweep import conclude
+
+    return conclude() or crashed
 
 
 if __name__ == "__main__":
