@@ -23,7 +23,8 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from trace_cl.batches import Encoded, Encoder, global_batches
 from trace_cl.benchmark import Task, load_data, prepare
 from trace_cl.config import CONF_DIR
-from trace_cl.engine import TorchEngine
+from trace_cl.engines.base import Optimization
+from trace_cl.engines.torch_engine import TorchEngine, TorchTrainer
 from trace_cl.evaluation import generate
 from trace_cl.model import device_and_dtype, load_model, load_tokenizer, locate
 
@@ -42,7 +43,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def with_engine(model: PreTrainedModel, examples: list[Encoded]) -> None:
     """One epoch as a run trains it."""
-    engine = TorchEngine(model, 1e-5, (0.9, 0.95), 0.0, 1.0, tokens_per_batch=8192)
+    engine = TorchTrainer(model, Optimization(learning_rate=1e-5), tokens_per_batch=8192)
     for batch in global_batches(examples, BATCH, "speed"):
         engine.backward(batch)
         engine.step()
@@ -86,7 +87,8 @@ def main(overrides: list[str]) -> None:
         config = hydra.compose("config", overrides)
     folder = locate(config.model.source, config.model.path)
     device, dtype = device_and_dtype(config.device, config.model.dtype)
-    tokenizer, model = load_tokenizer(folder), load_model(folder, dtype, device)
+    tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
+    TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).place(model)
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
     tasks = prepare(config.benchmark, load_data(config.benchmark), "test", encoder).tasks
     mixture = [example for task in tasks for example in task.train[:100]]

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 Example = Any
@@ -82,6 +83,12 @@ class Learner(Protocol):
         ...
 
 
+def shape_of(parameter: nn.Parameter) -> torch.Size:
+    """A parameter's shape, also where its values are spread over ranks (DeepSpeed then keeps the shape beside it)."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
 LoadModel = Callable[[Path | None], PreTrainedModel]
 """Loads a model from a folder in Hugging Face layout, or (None) the untouched one the run begins with."""
 
@@ -97,6 +104,11 @@ class Strategy(Protocol):
     @property
     def name(self) -> str:
         """The method's name in paths and tables."""
+        ...
+
+    @property
+    def reads_gradients(self) -> str:
+        """What it reads between backward and step: `nothing`, `parts` (whatever of them this rank has), or `whole`."""
         ...
 
     @property

@@ -127,6 +127,7 @@ class GEM(SeqFT):
     memory_dtype: str = "fp32"
 
     name = "gem"
+    reads_gradients = "parts"
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""
@@ -140,6 +141,9 @@ class GEM(SeqFT):
         for key in ("memory_size", "memory_batch", "refresh_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"strategy.{key}={getattr(self, key)} must be at least 1")
+        if self.memory == "last_batch":
+            # It is looked at again in rounds in which the ranks hold other parts.
+            self.reads_gradients = "whole"
         self.kept: dict[str, list[int]] = {}
         self.last: dict[str, Gradients] = {}
 

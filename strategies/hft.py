@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from strategies.base import Learner, LoadModel, Phase, Round, Strategy
+from strategies.base import Learner, LoadModel, Phase, Round, Strategy, shape_of
 
 T = TypeVar("T")
 
@@ -150,7 +150,7 @@ def _draw_alike(rng: Random, model: nn.Module, names: Sequence[str], count: int)
     (k and v smaller than q and o) is what keeps the half a half of the parameters."""
     sizes: dict[int, list[str]] = {}
     for name in names:
-        sizes.setdefault(model.get_parameter(f"{name}.weight").numel(), []).append(name)
+        sizes.setdefault(shape_of(model.get_parameter(f"{name}.weight")).numel(), []).append(name)
     shares = [count * len(group) / len(names) for group in sizes.values()]
     if any(share != int(share) for share in shares):
         return _draw(rng, names, count)
@@ -197,6 +197,10 @@ class HalfFineTuning:
     @property
     def name(self) -> str:
         return f"{self.strategy.name}+hft{self.selection.suffix}"
+
+    @property
+    def reads_gradients(self) -> str:
+        return self.strategy.reads_gradients
 
     def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
         return self.strategy.prepare(load, checkpoint)

@@ -14,6 +14,7 @@ class SeqFT:
     """Train on each task's own examples for its own number of epochs (TRACE, arXiv 2310.06762, section 4)."""
 
     name = "seqft"
+    reads_gradients = "nothing"
     changes_architecture = False
 
     def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:

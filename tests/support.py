@@ -1,13 +1,17 @@
 """What the tests share: composing a configuration, killing a run, and what two runs must share."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec
 
 import hydra
 import pytest
 from omegaconf import DictConfig
 
 from trace_cl.config import CONF_DIR
+
+P = ParamSpec("P")
 
 TASKS = ("C-STANCE", "FOMC", "MeetingBank")
 
@@ -29,6 +33,16 @@ def find_trace_root() -> Path:
 
 class Killed(Exception):
     """Stands for a kill -9: nothing in the project catches it."""
+
+
+def killed_after_writing(write: Callable[P, None]) -> Callable[P, None]:
+    """The end of a run as soon as something is written."""
+
+    def write_and_die(*args: P.args, **kwargs: P.kwargs) -> None:
+        write(*args, **kwargs)
+        raise Killed
+
+    return write_and_die
 
 
 def results(folder: Path) -> dict[str, bytes]:

@@ -24,13 +24,19 @@ from trace_cl.journal import flatten
 def hydra_main(config: DictConfig) -> None:
     """One composed configuration, one run."""
     from trace_cl import sweep
-    from trace_cl.run import start
+    from trace_cl.launch import RankFailed, launch
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        sweep.member(start, config)
+        sweep.member(launch, config)
         return
     try:
-        start(config)
+        launch(config)
+    except RankFailed as error:
+        print(
+            f"{error}\nerror: the run was ended; the same command goes on after the last finished round",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except UserError as error:
         # Not left to Hydra, which would print a page of its own before it.
         sys.exit(refuse(str(error)))

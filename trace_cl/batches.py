@@ -67,6 +67,17 @@ def within_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
+def shares(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Indices dealt out to the ranks, the longest first, each to the rank that has the fewest tokens so far."""
+    dealt: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        rank = loads.index(min(loads))
+        dealt[rank].append(index)
+        loads[rank] += lengths[index]
+    return dealt
+
+
 def micro_batches(batch: Sequence[Encoded], budget: int) -> list[list[Encoded]]:
     """A global batch cut under a token budget."""
     return [[batch[index] for index in group] for group in within_budget([len(e) for e in batch], budget)]
@@ -80,10 +91,11 @@ def answer_tokens(examples: Iterable[Encoded]) -> int:
 def collate(examples: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
     """`(input_ids, labels)`, both B × L, padded on the right; `labels[b, i]` is the answer token after position i.
 
-    Padding on the right needs no attention mask: under causal attention no real token sees what comes after it.
+    Padding on the right needs no attention mask: under causal attention no real token sees what comes after it. Of no
+    examples it makes one position without a label: a loss of zero, for a rank that must keep in step with the others.
     """
-    length = max(len(example) for example in examples) - 1
-    input_ids = torch.zeros(len(examples), length, dtype=torch.long)
+    length = max((len(example) - 1 for example in examples), default=1)
+    input_ids = torch.zeros(max(1, len(examples)), length, dtype=torch.long)
     labels = torch.full_like(input_ids, IGNORED)
     for row, example in enumerate(examples):
         tokens = torch.tensor([*example.prompt, *example.answer])

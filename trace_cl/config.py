@@ -67,11 +67,28 @@ class TrainingConfig:
     global_batch: int = MISSING
     learning_rate: float = II("model.learning_rate")
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     prompt_tokens: int = 1024
     answer_tokens: int = 512
     tokens_per_batch: int = 8192
+
+
+@dataclass
+class EngineConfig:
+    """How training is spread over devices: it changes speed and memory, not results.
+
+    `name` is `torch` (one device), `deepspeed`, or `auto`: deepspeed where there are several devices, or a model is too
+    large for one. `processes` is how many of this machine's devices take part: `auto` is all of its GPUs.
+    """
+
+    name: str = MISSING
+    processes: Any = "auto"
+    zero_stage: int = 2
+    offload_optimizer: bool = False
+    gather: bool | None = None
+    gradient_checkpointing: bool = False
 
 
 @dataclass
@@ -99,6 +116,7 @@ class Config:
     benchmark: BenchmarkConfig = MISSING
     model: ModelConfig = MISSING
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    engine: EngineConfig = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     hft: bool = False
@@ -163,12 +181,15 @@ def check(config: DictConfig) -> None:
         ("checkpoints", ["newest", "all"]),
         ("model.dtype", [None, "bf16", "fp32"]),
         ("benchmark.name", ["embedded", "trace"]),
+        ("engine.name", ["auto", "torch", "deepspeed"]),
+        ("engine.zero_stage", [0, 2, 3]),
     ):
         if (value := OmegaConf.select(config, key)) not in allowed:
             raise UserError(f"{key}={value} is not one of {', '.join(map(str, allowed))}")
     for key in (
         "training.global_batch",
         "training.learning_rate",
+        "training.eps",
         "training.clip_norm",
         "training.prompt_tokens",
         "training.answer_tokens",

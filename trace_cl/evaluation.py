@@ -8,6 +8,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from metrics import METRICS, VARIANTS
 from trace_cl.batches import within_budget
+from trace_cl.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,19 @@ class Prediction:
     scores: dict[str, float]
 
 
-@torch.inference_mode()
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     answer_tokens: int,
     tokens_per_batch: int,
+    in_step_with: Ranks | None = None,
 ) -> list[str]:
     """Greedy answers of at most `answer_tokens` tokens, in the order of `prompts`.
 
-    Prompts of like length are answered together, as many as `tokens_per_batch` allows, the longest first.
+    Prompts of like length are answered together, as many as `tokens_per_batch` allows, the longest first. Where the
+    weights are spread over ranks (`in_step_with`), each answers prompts of its own, and all go on until the last is
+    done.
     """
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
@@ -38,20 +41,26 @@ def generate(
         max_new_tokens=answer_tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.eos_token_id
     )
     answers = [""] * len(prompts)
-    for group in within_budget([len(prompt) + answer_tokens for prompt in prompts], tokens_per_batch):
-        width = max(len(prompts[index]) for index in group)
-        ids = torch.full((len(group), width), tokenizer.eos_token_id)
+    groups = within_budget([len(prompt) + answer_tokens for prompt in prompts], tokens_per_batch)
+    if in_step_with is not None:
+        most = max(count for [count] in in_step_with.gather([len(groups)]))
+        groups += [[]] * (most - len(groups))
+    for group in groups:
+        width = max((len(prompts[index]) for index in group), default=1)
+        ids = torch.full((max(1, len(group)), width), tokenizer.eos_token_id)
         mask = torch.zeros_like(ids)
         for row, index in enumerate(group):
             # On the left, because generation goes on from the last column.
             ids[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
             mask[row, width - len(prompts[index]) :] = 1
         output = model.generate(  # type: ignore[operator]  # the base class does not declare it
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            synced_gpus=in_step_with is not None,
         )
-        for index, answer in zip(
-            group, tokenizer.batch_decode(output[:, width:], skip_special_tokens=True), strict=True
-        ):
+        generated = tokenizer.batch_decode(output[: len(group), width:], skip_special_tokens=True)
+        for index, answer in zip(group, generated, strict=True):
             answers[index] = answer
     return answers
 

@@ -12,8 +12,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -28,11 +29,12 @@ FREE = (
     "benchmark.root",
     "training.tokens_per_batch",
     "evaluation.tokens_per_batch",
+    "engine",
     "model.learning_rate",
     "model.adapter_learning_rate",
 )
-"""Settings a run may continue under others of: where things lie, how fast they go, and the rates of which
-`training.learning_rate` is the one in use."""
+"""Settings, or groups of them, a run may continue under others of: where things lie, on what and how fast they go, and
+the rates of which `training.learning_rate` is the one in use."""
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -67,12 +69,32 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
+def is_free(key: str) -> bool:
+    """Whether `FREE` names this key, or a group it is in."""
+    return any(f"{key}.".startswith(f"{free}.") for free in FREE)
+
+
+P = ParamSpec("P")
+
+
+def writing(method: Callable[Concatenate["Journal", P], None]) -> Callable[Concatenate["Journal", P], None]:
+    """Of several processes that go through a run in step, one writes."""
+
+    @wraps(method)
+    def write_or_not(journal: "Journal", /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if journal.writes:
+            method(journal, *args, **kwargs)
+
+    return write_or_not
+
+
 @dataclass(frozen=True)
 class Journal:
-    """One run's directory; `tasks` are its tasks' names in order."""
+    """One run's directory; `tasks` are its tasks' names in order. Without `writes` it is only read."""
 
     folder: Path
     tasks: Sequence[str]
+    writes: bool = True
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raises UserError, showing the keys that differ, where a run of another configuration lies here."""
@@ -80,7 +102,7 @@ class Journal:
         if not path.exists():
             return
         there, here = dict(flatten(_read_yaml(path))), dict(flatten(config))
-        keys = sorted(key for key in there.keys() | here.keys() if key not in FREE)
+        keys = sorted(key for key in there.keys() | here.keys() if not is_free(key))
         different = [
             f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in keys if there.get(key) != here.get(key)
         ]
@@ -98,6 +120,7 @@ class Journal:
                 f"{self.folder} holds a run on other data (see {path.name}): set runs_dir to another folder"
             )
 
+    @writing
     def begin(self, config: Mapping[str, Any], checksum: str, environment: Mapping[str, Any]) -> None:
         """Write down what is run, on what data, where. Nothing is written of a run that could not begin."""
         path = self.folder / "config.yaml"
@@ -112,6 +135,9 @@ class Journal:
 
         Raises UserError where another process is at it.
         """
+        if not self.writes:
+            yield
+            return
         with (self.folder / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,6 +171,7 @@ class Journal:
         """Whether every round is finished."""
         return len(self.matrix()) == len(self.tasks)
 
+    @writing
     def finish_round(self, row: Sequence[float]) -> None:
         """Add round t's row of scores: from now on the round is finished."""
         rows = [*self.matrix(), list(row)]
@@ -153,6 +180,7 @@ class Journal:
             lines.append(",".join([str(t), *map(repr, scores), *[""] * (len(self.tasks) - t)]))
         write(self.folder / "matrix.csv", "\n".join(lines) + "\n")
 
+    @writing
     def write_predictions(self, round: int, task: str, predictions: Sequence[Prediction], variant: str) -> None:
         """One line an example: the score that counts, and both variants of it."""
         lines = (
@@ -168,6 +196,7 @@ class Journal:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write(self.folder / "predictions" / f"round{round}" / f"{task}.jsonl", text)
 
+    @writing
     def write_round(self, round: int, record: Mapping[str, Any]) -> None:
         """What happened in round t (0: the untouched model)."""
         write(self.folder / "rounds" / f"round{round}.json", as_json(record))
@@ -177,10 +206,12 @@ class Journal:
         path = self.folder / "rounds" / f"round{round}.json"
         return _read_json(path) if path.exists() else None
 
+    @writing
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The run in one file."""
         write(self.folder / "summary.json", as_json(summary))
 
+    @writing
     def begin_steps(self, round: int) -> None:
         """Drop from train.jsonl what a broken-off run wrote of this round."""
         path = self.folder / "train.jsonl"
@@ -189,6 +220,7 @@ class Journal:
             kept = [line for line in whole if json.loads(line)["round"] < round]
             write(path, "".join(line + "\n" for line in kept))
 
+    @writing
     def add_step(self, step: Mapping[str, Any]) -> None:
         """One optimizer step's line in train.jsonl."""
         with (self.folder / "train.jsonl").open("a", encoding="utf-8") as file:
@@ -206,6 +238,7 @@ class Journal:
         folder = self.checkpoint()
         return int(_read_json(folder / "round.json")["round"]) if folder else 0
 
+    @writing
     def save_checkpoint(self, round: int, savers: Sequence[Callable[[Path], object]], keep: bool) -> None:
         """Put what the savers write in the last checkpoint's place; with `keep` also under the round's own name."""
         draft, folder, old = (self.folder / name for name in ("checkpoint.tmp", "checkpoint", "checkpoint.old"))

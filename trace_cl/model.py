@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from strategies.base import shape_of
 from trace_cl.errors import UserError
 
 # What goes wrong at the hub is told in our own one sentence.
@@ -117,15 +118,14 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(folder: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """The model of a folder, in evaluation mode. Raises UserError where it cannot be read."""
+def load_model(folder: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a folder, in main memory and evaluation mode. Raises UserError where it cannot be read."""
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} holds no model that can be read: {_in_one_line(error)}") from error
-    model.to(device)  # type: ignore[arg-type]  # the library's wrapper hides the method's own signature
     model.eval()
     return model
 
@@ -151,10 +151,10 @@ def frozen_modules(model: nn.Module) -> list[str]:
 def trainable_share(model: nn.Module) -> float:
     """Trained / all parameters of the transformer layers' matrices (biases, norms and embeddings not counted)."""
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    matrices = {p for stack in stacks for p in stack.parameters() if p.ndim == 2}
+    matrices = {p for stack in stacks for p in stack.parameters() if len(shape_of(p)) == 2}
     return count(matrices, trainable=True) / count(matrices)
 
 
 def count(parameters: Sequence[nn.Parameter] | set[nn.Parameter], trainable: bool = False) -> int:
     """How many numbers these parameters hold; or only those that learn."""
-    return sum(p.numel() for p in parameters if p.requires_grad or not trainable)
+    return sum(shape_of(p).numel() for p in parameters if p.requires_grad or not trainable)

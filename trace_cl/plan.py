@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from strategies.base import Phase, Round, Strategy
+from trace_cl import engines
 from trace_cl.batches import Encoder
 from trace_cl.benchmark import load_data, prepare
 from trace_cl.config import as_dict, run_folder
+from trace_cl.memory import Layout, Memory, activations, largest_micro_batch
 from trace_cl.model import (
     build_on_meta,
     count,
@@ -52,32 +55,19 @@ def plan_round(strategy: Strategy, round: Round, model: PreTrainedModel, global_
     }
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes a single device holds in a round's training, activations not counted."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    strategy: int
-
-    @classmethod
-    def of(cls, parameters: int, trainable: int, strategy: int, dtype: torch.dtype) -> "Memory":
-        """Frozen parameters in the model's dtype; what learns, its gradient and AdamW's two moments in fp32.
-
-        `strategy` is what the strategy keeps besides: GEM its memories' gradients.
-        """
-        return cls(
-            weights=(parameters - trainable) * dtype.itemsize + trainable * 4,
-            gradients=trainable * 4,
-            optimizer=trainable * 8,
-            strategy=strategy,
-        )
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.strategy
+def needs(
+    strategy: Strategy,
+    rounds: Sequence[Round],
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    layout: Layout,
+) -> list[Memory]:
+    """What each round's training needs on a device, activations left out."""
+    found = []
+    for round in rounds:
+        strategy.begin_round(round, model)
+        found.append(Memory.of(model.parameters(), dtype, layout, partial(strategy.extra_bytes, round)))
+    return found
 
 
 def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
@@ -95,23 +85,39 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     _, dtype = device_and_dtype(config.device, config.model.dtype)
     model = strategy.prepare(lambda _: build_on_meta(architecture), None)
-    parameters = count(set(model.parameters()))
-    rounds, needs = [], []
-    for round in benchmark.rounds(config.seed):
+    layout = engines.layout(config.engine, engines.processes(config.engine, config.device))
+    rounds = benchmark.rounds(config.seed)
+    planned = []
+    for round in rounds:
         strategy.begin_round(round, model)
-        rounds.append(plan_round(strategy, round, model, config.training.global_batch))
-        trainable = rounds[-1]["trainable_parameters"]
-        needs.append(Memory.of(parameters, trainable, strategy.extra_bytes(round, trainable), dtype))
-    largest = max(needs, key=lambda need: need.total)
+        planned.append(plan_round(strategy, round, model, config.training.global_batch))
+
+    needed = needs(strategy, rounds, model, dtype, layout)
+    hardest, memory = max(zip(rounds, needed, strict=True), key=lambda pair: pair[1].total)
+
+    def in_the_hardest_round() -> PreTrainedModel:
+        model = strategy.prepare(lambda _: AutoModelForCausalLM.from_config(architecture, dtype=dtype), None)
+        strategy.begin_round(hardest, model)
+        return model
+
+    micro_batch = largest_micro_batch(hardest.task.train, config.training.tokens_per_batch)
+    memory = replace(memory, activations=activations(in_the_hardest_round, dtype, layout, micro_batch))
     return {
         "benchmark": config.benchmark.name,
         "model": config.model.name,
         "method": strategy.name,
         "seed": config.seed,
         "folder": str(run_folder(config, strategy)),
-        "parameters": parameters,
-        "optimizer_steps": sum(r["optimizer_steps"] for r in rounds),
-        "tokens": {"training": sum(r["tokens"] for r in rounds), "tokenizer": tokenizer_name},
-        "memory_per_device": {"dtype": str(dtype).removeprefix("torch."), **vars(largest), "total": largest.total},
-        "rounds": rounds,
+        "parameters": count(set(model.parameters())),
+        "optimizer_steps": sum(r["optimizer_steps"] for r in planned),
+        "tokens": {"training": sum(r["tokens"] for r in planned), "tokenizer": tokenizer_name},
+        "memory_per_device": {
+            "dtype": str(dtype).removeprefix("torch."),
+            "zero_stage": layout.stage,
+            "processes": layout.ranks,
+            "round": hardest.number,
+            **vars(memory),
+            "total": memory.total,
+        },
+        "rounds": planned,
     }

@@ -13,11 +13,13 @@ class Progress:
     what that task's last one took: evaluation is too large a part of a run to be left out.
     """
 
-    def __init__(self, tokens_by_round: Sequence[int], tasks: Sequence[str]) -> None:
+    def __init__(self, tokens_by_round: Sequence[int], tasks: Sequence[str], shown: bool = True) -> None:
         self.tasks = tasks
         self.rounds = len(tokens_by_round)
         self.tokens = sum(tokens_by_round)
-        self.bar = tqdm(total=self.tokens, bar_format="{desc} |{bar:24}| {percentage:3.0f}%{postfix}")
+        self.bar = tqdm(
+            total=self.tokens, bar_format="{desc} |{bar:24}| {percentage:3.0f}%{postfix}", disable=not shown
+        )
         self.trained = self.seconds = 0.0
         self.last_evaluation: dict[str, float] = {}
         self.outstanding = [task for t in range(self.rounds) for task in tasks[: t + 1]]
@@ -52,7 +54,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print between two states of the bar."""
-        tqdm.write(text)
+        if not self.bar.disable:
+            tqdm.write(text)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -1,19 +1,15 @@
-"""The result for people: the matrix as a table, report.md and heatmap.png."""
+"""The result for people: the matrix as a table, report.md and its pictures."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from metrics import backward_transfer, overall_performance
 from trace_cl.journal import write
+from trace_cl.plots import Method, curves, heatmap, image
 
 CONVENTION = "BWT_t = 1/t · Σ_{i<t} (S[t,i] − S[i,i]), divided by t as in the HFT paper"
 
@@ -30,10 +26,15 @@ def figures(rows: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     return [overall_performance(matrix, t) for t in rounds], [backward_transfer(matrix, t) for t in rounds]
 
 
+def matrix(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> pd.DataFrame:
+    """A run's rows as `read_matrix` gives them: indexed by round, a column a task, NaN above the diagonal."""
+    filled = [[*row, *[np.nan] * (len(tasks) - len(row))] for row in rows]
+    return pd.DataFrame(filled, index=range(1, len(rows) + 1), columns=list(tasks))
+
+
 def table(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> pd.DataFrame:
     """The paper's layout: a row a task and a column a round, then OP and BWT."""
-    columns = {f"{t}": [*row, *[np.nan] * (len(tasks) - len(row))] for t, row in enumerate(rows, start=1)}
-    frame = pd.DataFrame(columns, index=pd.Index(tasks, name="task \\ round"))
+    frame = matrix(rows, tasks).T.rename_axis(index="task \\ round").rename(columns=str)
     frame.loc["OP"], frame.loc["BWT"] = figures(rows)
     return frame
 
@@ -84,31 +85,6 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def heatmap(rows: Sequence[Sequence[float]], tasks: Sequence[str], title: str) -> bytes:
-    """The matrix as a PNG: a row a round, a column a task; light is a high score; the figures stand in the cells."""
-    values = np.full((len(tasks), len(tasks)), np.nan)
-    for t, row in enumerate(rows):
-        values[t, : t + 1] = row
-    figure, axes = plt.subplots(figsize=(7.2, 5.2), layout="constrained")
-    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-    for (t, i), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            weight = "bold" if t == i else "normal"
-            axes.text(i, t, f"{value:.0f}", ha="center", va="center", weight=weight, color="w" if value < 55 else "k")
-    axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(tasks)), [f"{t}: {task}" for t, task in enumerate(tasks, start=1)])
-    axes.set_xlabel("task scored")
-    axes.set_ylabel("after round")
-    axes.set_title(title, fontsize=11)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    figure.colorbar(image, label="score", shrink=0.8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=160, format="png")
-    plt.close(figure)
-    return buffer.getvalue()
-
-
 def write_report(
     folder: Path,
     rows: Sequence[Sequence[float]],
@@ -116,12 +92,14 @@ def write_report(
     rounds: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
 ) -> None:
-    """report.md and heatmap.png of the finished rounds."""
+    """report.md and its pictures, heatmap.png and curves.png, of the finished rounds."""
     name = f"{summary['method']} on {summary['benchmark']}, {summary['model']}, seed {summary['seed']}"
     op, bwt = figures(rows)
     state = "Complete" if summary["complete"] else "Unfinished"
     title = f"{name}\nOP {op[-1]:.1f}, BWT {bwt[-1]:+.1f} after {len(rows)} of {len(tasks)} rounds"
-    write(folder / "heatmap.png", heatmap(rows, tasks, title))
+    scores = matrix(rows, tasks)
+    write(folder / "heatmap.png", image(heatmap(scores, title)))
+    write(folder / "curves.png", image(curves([Method(summary["method"], [scores])])))
     write(
         folder / "report.md",
         f"""# {name}
@@ -135,6 +113,8 @@ def write_report(
 Scores run from 0 to 100 (variant: {summary["variant"]}). OP_t = 1/t · Σ_{{i≤t}} S[t,i]; {CONVENTION}.
 
 ![The matrix of scores](heatmap.png)
+
+![Each task's score over the rounds](curves.png)
 
 ## Learned and forgotten
 

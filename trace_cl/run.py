@@ -9,8 +9,9 @@ import math
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, count
 from time import perf_counter
 from typing import Any
 
@@ -19,68 +20,94 @@ from omegaconf import DictConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from strategies.base import Round, Strategy
-from trace_cl import environment, plan, report
-from trace_cl.batches import Encoder, answer_tokens, global_batches
+from trace_cl import engines, environment, plan, report
+from trace_cl.batches import Encoder, answer_tokens, global_batches, shares
 from trace_cl.benchmark import Benchmark, Task, load_data, prepare
-from trace_cl.config import as_dict, build_strategy, check, run_folder
+from trace_cl.config import TrainingConfig, as_dict, build_strategy, check, run_folder
 from trace_cl.data import findings
-from trace_cl.engine import TorchEngine
+from trace_cl.engines.base import Engine, Optimization, Trainer
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate, score
 from trace_cl.journal import Journal
 from trace_cl.model import device_and_dtype, load_model, load_tokenizer, locate
 from trace_cl.progress import Progress
+from trace_cl.ranks import Ranks, join
 
 
 def start(config: DictConfig) -> None:
-    """One run, or the rest of one. Raises UserError for anything a user can mend, before anything is trained."""
+    """One run, or the rest of one; every rank calls it. Raises UserError for what a user can mend, before anything is
+    trained."""
     check(config)
     strategy = build_strategy(config)
     if config.dry_run:
         print(json.dumps(plan.dry_run(config, strategy), ensure_ascii=False, indent=1))
         return
-    journal = find_journal(config, strategy)
+    device, dtype = device_and_dtype(config.device, config.model.dtype)
+    ranks = join(cuda=device.type == "cuda")
+    journal = find_journal(config, strategy, writes=ranks.first)
     if journal.complete():
-        print(f"{journal.folder} is complete.\n{report.render(journal.matrix(), journal.tasks)}")
+        if ranks.first:
+            print(f"{journal.folder} is complete.\n{report.render(journal.matrix(), journal.tasks)}")
         return
-    run = open_run(config, strategy, journal)
+    run = open_run(config, strategy, journal, ranks, ranks.device(device), dtype)
     with journal.alone(), closing(run.progress):
         run.go()
 
 
-def find_journal(config: DictConfig, strategy: Strategy) -> Journal:
+def find_journal(config: DictConfig, strategy: Strategy, writes: bool = True) -> Journal:
     """The run's directory. Raises UserError where a run of another configuration lies there."""
-    journal = Journal(run_folder(config, strategy), list(config.benchmark.order))
+    journal = Journal(run_folder(config, strategy), list(config.benchmark.order), writes)
     journal.check(as_dict(config))
     return journal
 
 
-def open_run(config: DictConfig, strategy: Strategy, journal: Journal) -> "Run":
+def open_run(
+    config: DictConfig, strategy: Strategy, journal: Journal, ranks: Ranks, device: torch.device, dtype: torch.dtype
+) -> "Run":
     """Read, check and encode everything; load the model as the last finished round left it."""
+    engine = engines.build(
+        config.engine,
+        optimization(config.training),
+        device,
+        config.training.tokens_per_batch,
+        ranks,
+        strategy.reads_gradients,
+    )
     loaded = load_data(config.benchmark)
     location = locate(config.model.source, config.model.path)
     tokenizer = load_tokenizer(location)
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
     benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     journal.check_data(benchmark.sha256)
-    for finding in (f"{task.name}: {finding}" for task in loaded.values() for finding in findings(task)):
-        print(f"data: {finding}", file=sys.stderr)
+    if ranks.first:
+        for finding in (f"{task.name}: {finding}" for task in loaded.values() for finding in findings(task)):
+            print(f"data: {finding}", file=sys.stderr)
 
-    device, dtype = device_and_dtype(config.device, config.model.dtype)
     checkpoint = journal.checkpoint()
     torch.manual_seed(config.seed)
-    model = strategy.prepare(
-        lambda folder: load_model(location if folder is None else str(folder), dtype, device), checkpoint
-    )
+    model = strategy.prepare(lambda folder: load_model(location if folder is None else str(folder), dtype), checkpoint)
     if checkpoint is not None:
         strategy.restore(checkpoint)
+    engine.place(model)
     journal.begin(as_dict(config), benchmark.sha256, environment.describe(device))
-    return Run(config, strategy, journal, benchmark, model, tokenizer, journal.trained_rounds())
+    return Run(
+        config=config,
+        strategy=strategy,
+        journal=journal,
+        benchmark=benchmark,
+        model=model,
+        tokenizer=tokenizer,
+        engine=engine,
+        ranks=ranks,
+        trained=ranks.agree(journal.trained_rounds()),
+        rows=ranks.agree(journal.matrix()),
+    )
 
 
 @dataclass
 class Run:
-    """A run with everything at hand. `trained` is the newest round whose weights the model holds."""
+    """A run with everything at hand. `trained` is the newest round whose weights the model holds; `rows` are the rows
+    of the matrix so far."""
 
     config: DictConfig
     strategy: Strategy
@@ -88,21 +115,24 @@ class Run:
     benchmark: Benchmark
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    engine: Engine
+    ranks: Ranks
     trained: int
+    rows: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rounds = self.benchmark.rounds(self.config.seed)
         planned = [plan.tokens(self.strategy.phases(round)) for round in self.rounds]
-        self.progress = Progress(planned, [task.name for task in self.benchmark.tasks])
-        finished = len(self.journal.matrix())
+        self.progress = Progress(planned, [task.name for task in self.benchmark.tasks], shown=self.ranks.first)
+        finished = len(self.rows)
         for number in range(1, max(self.trained, finished) + 1):
             self.progress.skip_round(number, planned[number - 1], evaluated=number <= finished)
 
     def go(self) -> None:
         """Every round that is not finished yet."""
-        if self.config.evaluation.zero_shot and self.journal.read_round(0) is None:
+        if self.config.evaluation.zero_shot and self.ranks.agree(self.journal.read_round(0)) is None:
             self.journal.write_round(0, self.evaluate(0, self.benchmark.tasks))
-        for round in self.rounds[len(self.journal.matrix()) :]:
+        for round in self.rounds[len(self.rows) :]:
             if self.trained < round.number:
                 self.train(round)
             self.finish(round)
@@ -112,30 +142,27 @@ class Run:
         training = self.config.training
         began = perf_counter()
         self.journal.begin_steps(round.number)
-        torch.manual_seed(self.config.seed * 1000 + round.number)
+        torch.manual_seed(self.config.seed * 1000 + round.number + 1_000_000 * self.ranks.rank)
         self.strategy.begin_round(round, self.model)
         record = plan.plan_round(self.strategy, round, self.model, training.global_batch)
-        engine = TorchEngine(
-            self.model,
-            training.learning_rate,
-            tuple(training.betas),
-            training.weight_decay,
-            training.clip_norm,
-            training.tokens_per_batch,
-        )
-        loss = self.learn(round, engine)
-        engine.close()
+        trainer = self.engine.train(self.model)
+        loss = self.learn(round, trainer)
+        trainer.close()
         told = self.strategy.end_round(round)
         seconds = to_ms(perf_counter() - began)
         self.journal.write_round(round.number, {**record, "final_loss": loss, "seconds": seconds, "strategy": told})
         self.journal.save_checkpoint(
             round.number,
-            [self.model.save_pretrained, self.tokenizer.save_pretrained, self.strategy.save],
+            [
+                partial(self.model.save_pretrained, state_dict=self.engine.weights(self.model)),
+                self.tokenizer.save_pretrained,
+                self.strategy.save,
+            ],
             keep=self.config.checkpoints == "all",
         )
         self.trained = round.number
 
-    def learn(self, round: Round, engine: TorchEngine) -> float:
+    def learn(self, round: Round, trainer: Trainer) -> float:
         """Every optimizer step of the round; gives the last loss. Raises UserError for a loss that is not finite."""
         training, steps, loss = self.config.training, count(1), math.nan
         for phase in self.strategy.phases(round):
@@ -143,10 +170,10 @@ class Run:
                 order = f"{self.config.seed}/{round.number}/{phase.name}/{epoch}"
                 for batch in global_batches(phase.examples, training.global_batch, order):
                     step, began = next(steps), perf_counter()
-                    loss = engine.backward(batch)
+                    loss = trainer.backward(batch)
                     stop_unless_finite("loss", loss, round, step)
-                    told = self.strategy.adjust_gradients(round, engine)
-                    norm = engine.step()
+                    told = self.strategy.adjust_gradients(round, trainer)
+                    norm = trainer.step()
                     stop_unless_finite("gradient's norm", norm, round, step)
                     seconds, tokens = perf_counter() - began, sum(map(len, batch))
                     self.journal.add_step(
@@ -170,25 +197,35 @@ class Run:
     def finish(self, round: Round) -> None:
         """Score the tasks seen so far, and report. The row in the matrix comes last: with it the round is finished."""
         scores = self.evaluate(round.number, self.benchmark.tasks[: round.number])
-        record = self.journal.read_round(round.number)
-        assert record is not None
-        self.journal.write_round(round.number, {**record, **scores})
-        row = [scores["scores"][self.config.metrics.variant][task.name] for task in round.tasks]
-        rows = [*self.journal.matrix(), row]
-        self.report(rows)
-        self.journal.finish_round(row)
-        self.progress.say(f"\n{report.render(rows, self.journal.tasks)}\n")
+        self.rows.append([scores["scores"][self.config.metrics.variant][task.name] for task in round.tasks])
+        if self.ranks.first:
+            record = self.journal.read_round(round.number)
+            assert record is not None
+            self.journal.write_round(round.number, {**record, **scores})
+            self.report()
+            self.journal.finish_round(self.rows[-1])
+            self.progress.say(f"\n{report.render(self.rows, self.journal.tasks)}\n")
 
     def evaluate(self, round: int, tasks: Sequence[Task]) -> dict[str, Any]:
-        """Answer and score these tasks; keep every answer. Gives the mean scores by variant and task, and the time."""
+        """Answer and score these tasks, each rank its share of the examples; keep every answer.
+
+        Gives the mean scores by variant and task, and the time.
+        """
         began = perf_counter()
         scores: dict[str, dict[str, float]] = {}
         for task in tasks:
             self.progress.evaluating(round, task.name)
+            mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
             answers = generate(
-                self.model, self.tokenizer, task.prompts, task.answer_tokens, self.config.evaluation.tokens_per_batch
+                self.model,
+                self.tokenizer,
+                [task.prompts[i] for i in mine],
+                task.answer_tokens,
+                self.config.evaluation.tokens_per_batch,
+                in_step_with=self.ranks if self.engine.partitioned else None,
             )
-            predictions = score(task.metric, task.indices, answers, task.references)
+            scored = score(task.metric, [task.indices[i] for i in mine], answers, [task.references[i] for i in mine])
+            predictions = sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
             for variant in predictions[0].scores:
                 mean = math.fsum(p.scores[variant] for p in predictions) / len(predictions)
@@ -196,9 +233,9 @@ class Run:
             self.progress.evaluated(round, task.name)
         return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
 
-    def report(self, rows: Sequence[Sequence[float]]) -> None:
+    def report(self) -> None:
         """summary.json, report.md and heatmap.png as the finished rounds have it."""
-        variant = self.config.metrics.variant
+        variant, rows = self.config.metrics.variant, self.rows
         records = [self.journal.read_round(t) or {} for t in range(len(rows) + 1)]
         op, bwt = report.figures(rows)
         summary = {
@@ -219,6 +256,14 @@ class Run:
         }
         self.journal.write_summary(summary)
         report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
+
+
+def optimization(training: TrainingConfig) -> Optimization:
+    """The optimizer's settings, out of a run's."""
+    first, second = training.betas
+    return Optimization(
+        training.learning_rate, (first, second), training.eps, training.weight_decay, training.clip_norm
+    )
 
 
 def stop_unless_finite(name: str, value: float, round: Round, step: int) -> None:

@@ -96,7 +96,7 @@ def _outcome(run: Callable[[DictConfig], None], config: DictConfig, command: str
     except Exception as error:
         path = folder / "error.txt"
         write(path, traceback.format_exc())
-        last_line = traceback.format_exception_only(error)[-1].strip()
+        last_line = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
         return Outcome(command, "failed", f"{last_line} ({path})")
 
 

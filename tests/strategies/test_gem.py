@@ -18,7 +18,8 @@ from strategies import gem
 from strategies.base import Round
 from strategies.gem import GEM, inner_products, multipliers, project
 from trace_cl.batches import Encoded
-from trace_cl.engine import TorchEngine
+from trace_cl.engines.base import Optimization
+from trace_cl.engines.torch_engine import TorchTrainer
 
 
 def problems(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -142,7 +143,7 @@ def test_steps_equal_plain_pytorch_that_flattens_everything(small_model: Path, f
     plain = copy.deepcopy(model)
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
 
-    engine = TorchEngine(model, 1e-2, (0.9, 0.95), 0.0, 1.0, 4096)
+    engine = TorchTrainer(model, Optimization(learning_rate=1e-2), 4096)
     optimizer = torch.optim.AdamW(learning, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
     projections = 0
     for step in range(6):
@@ -267,7 +268,7 @@ def test_what_is_held_is_what_the_dry_run_states(small_model: Path) -> None:
         round = Round(1, tasks, [])
         strategy.begin_round(round, model)
         model.model.layers[1].requires_grad_(False)
-        engine = TorchEngine(model, 1e-3, (0.9, 0.95), 0.0, 1.0, 4096)
+        engine = TorchTrainer(model, Optimization(learning_rate=1e-3), 4096)
         engine.backward(tasks[2].train[:2])
         strategy.adjust_gradients(round, engine)
         held = sum(part.nbytes for gradient in strategy.remembered for part in gradient.values())

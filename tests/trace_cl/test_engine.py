@@ -11,7 +11,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from strategies.hft import Selection, freeze, select
 from trace_cl.batches import Encoded
-from trace_cl.engine import TorchEngine
+from trace_cl.engines.base import Optimization
+from trace_cl.engines.torch_engine import TorchTrainer
 
 
 def examples(count: int, seed: int = 0) -> list[Encoded]:
@@ -25,8 +26,8 @@ def examples(count: int, seed: int = 0) -> list[Encoded]:
     ]
 
 
-def engine_of(model: PreTrainedModel, budget: int = 4096) -> TorchEngine:
-    return TorchEngine(model, 1e-3, (0.9, 0.95), 0.0, 1.0, budget)
+def engine_of(model: PreTrainedModel, budget: int = 4096) -> TorchTrainer:
+    return TorchTrainer(model, Optimization(learning_rate=1e-3), budget)
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_bf16_learns_what_bf16_alone_would_swallow(small_model: Path) -> None:
     """At 1e-5 AdamW moves a weight by less than bf16 can tell apart; over many steps it must move all the same."""
     model = LlamaForCausalLM.from_pretrained(small_model, dtype=torch.bfloat16)
     before = model.lm_head.weight.detach().float().clone()
-    engine = TorchEngine(model, 1e-5, (0.9, 0.95), 0.0, 1.0, 4096)
+    engine = TorchTrainer(model, Optimization(learning_rate=1e-5), 4096)
     for _ in range(60):
         engine.backward(examples(2))
         engine.step()

@@ -14,7 +14,7 @@ from metrics import METRICS, backward_transfer, overall_performance
 from strategies.base import Round
 from strategies.seqft import SeqFT
 from trace_cl import run as runner
-from trace_cl.engine import TorchEngine
+from trace_cl.engines.torch_engine import TorchTrainer
 from trace_cl.errors import UserError
 from trace_cl.journal import Journal, read_matrix
 from trace_cl.model import load_tokenizer
@@ -42,7 +42,9 @@ def test_what_a_run_leaves(run: Run, capsys: pytest.CaptureFixture[str]) -> None
     record = json.loads((folder / "rounds" / "round2.json").read_text())
     assert (record["optimizer_steps"], record["trainable_share"], record["frozen_modules"]) == (9, 1.0, [])
     assert record["tokens"] == sum(step["tokens"] for step in steps if step["round"] == 2)
-    assert (folder / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("heatmap.png", "curves.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+        assert f"]({picture})" in (folder / "report.md").read_text()
     assert "| FOMC |" in (folder / "report.md").read_text()
     printed = capsys.readouterr().out
     assert "OP" in printed
@@ -78,7 +80,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(run: Run, t
 @pytest.mark.parametrize(
     ("where", "calls"),
     [
-        pytest.param((TorchEngine, "step"), 18, id="in the middle of a round"),
+        pytest.param((TorchTrainer, "step"), 18, id="in the middle of a round"),
         pytest.param((Journal, "save_checkpoint"), 2, id="between a round's training and its checkpoint"),
         pytest.param((runner, "generate"), 5, id="in the middle of an evaluation"),
         pytest.param((Journal, "finish_round"), 3, id="between the report and the matrix's last row"),
@@ -188,13 +190,13 @@ def test_damaged_weights_are_refused(run: Run, small_model: Path, tmp_path: Path
 def test_a_loss_that_is_not_finite_names_round_and_step(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original, calls = TorchEngine.backward, [0]
+    original, calls = TorchTrainer.backward, [0]
 
-    def diverging(self: TorchEngine, examples: list[object]) -> float:
+    def diverging(self: TorchTrainer, examples: list[object]) -> float:
         calls[0] += 1
         return float("nan") if calls[0] == 17 else original(self, examples)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(TorchEngine, "backward", diverging)
+    monkeypatch.setattr(TorchTrainer, "backward", diverging)
     with pytest.raises(UserError, match=r"the loss is nan in round 2 \(FOMC\), step 2"):
         run()
     assert len((tmp_path / "runs/trace/tiny/seqft/seed1/matrix.csv").read_text().splitlines()) == 2

@@ -3,15 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
 from peft import AutoPeftModelForCausalLM
 from support import Killed, compose, results
 from transformers import AutoModelForCausalLM
 
-from strategies.base import Strategy
 from trace_cl import run as runner
 from trace_cl.batches import Encoder
 from trace_cl.config import build_strategy
@@ -99,8 +98,8 @@ def test_lora_leaves_the_backbone_alone_and_its_adapter_loads_with_peft(
     opened: list[runner.Run] = []
     open_run = runner.open_run
 
-    def kept_open(config: DictConfig, strategy: Strategy, journal: Journal) -> runner.Run:
-        opened.append(open_run(config, strategy, journal))
+    def kept_open(*arguments: Any) -> runner.Run:
+        opened.append(open_run(*arguments))
         return opened[-1]
 
     monkeypatch.setattr(runner, "open_run", kept_open)

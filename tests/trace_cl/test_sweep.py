@@ -42,7 +42,7 @@ def sweep_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]
     def start(*arguments: str) -> int:
         common = ["-m", f"runs_dir={tmp_path}", "benchmark.order=[FOMC,Py150]"]
         monkeypatch.setattr(sys, "argv", ["trace_cl", *common, *arguments])
-        monkeypatch.setattr("trace_cl.run.start", run)
+        monkeypatch.setattr("trace_cl.launch.launch", run)
         return main()
 
     yield start
@@ -118,7 +118,7 @@ def test_a_single_run_that_crashes_ends_with_1_and_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["trace_cl", f"runs_dir={tmp_path}", "seed=4"])
-    monkeypatch.setattr("trace_cl.run.start", run)
+    monkeypatch.setattr("trace_cl.launch.launch", run)
     assert main() == 1
     assert capsys.readouterr().err.endswith("RuntimeError: out of memory\n")
 
