@@ -132,9 +132,10 @@ def test_a_run_goes_on_on_another_number_of_ranks(
     start(configure(tmp_path / "down", "engine=torch", *METHODS["gem+hft"]))
     assert_same_run(tmp_path / "down" / "trace" / "tiny" / "gem+hft" / "seed1", on_one_device("gem+hft"))
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(Journal, "finish_round", killed_after_writing(Journal.finish_round))
-        start(configure(tmp_path / "up", "engine=torch", *METHODS["gem+hft"]))
+        with pytest.raises(Killed):
+            start(configure(tmp_path / "up", "engine=torch", *METHODS["gem+hft"]))
     on_two_ranks(start_all, [as_dict(configure(tmp_path / "up", *two))])
     assert_same_run(tmp_path / "up" / "trace" / "tiny" / "gem+hft" / "seed1", on_one_device("gem+hft"))
 

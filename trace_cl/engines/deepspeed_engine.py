@@ -51,6 +51,7 @@ class DeepSpeedEngine:
     def train(self, model: PreTrainedModel) -> "DeepSpeedTrainer":
         if self.partitioned:
             private.close(self.server)
+            private.strip(model, self.plain)
         return DeepSpeedTrainer(self, model)
 
     def weights(self, model: PreTrainedModel) -> dict[str, Any] | None:
@@ -61,8 +62,9 @@ class DeepSpeedEngine:
         """A plain model on every rank, or one that gathers each layer when it comes to it."""
         self.partitioned = self.zero_stage == 3 and not self._fits(model)
         if self.partitioned:
+            private.strip(model, self.plain)
             private.loosen(model)
-            [self.server, *_] = deepspeed.initialize(model=model, config=self.config(model.dtype))
+            [self.server, *_] = deepspeed.initialize(model=model, config=self.config(model))
         else:
             private.renew(model, self.device, self.plain)
         model.eval()
@@ -78,9 +80,10 @@ class DeepSpeedEngine:
         too_large = torch.tensor(float(whole > ROOM * free), device=self.device)
         return not self.ranks.sum(too_large).item()
 
-    def config(self, dtype: torch.dtype) -> dict[str, Any]:
+    def config(self, model: PreTrainedModel) -> dict[str, Any]:
         """What DeepSpeed is told. The batching is ours: it sees micro-batches, and where a step ends."""
-        zero: dict[str, Any] = {"stage": self.zero_stage}
+        # By default a bucket is half a billion numbers: more than many a model.
+        zero: dict[str, Any] = {"stage": self.zero_stage, "reduce_bucket_size": model.config.hidden_size**2}
         if self.offload_optimizer:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
         return {
@@ -92,7 +95,7 @@ class DeepSpeedEngine:
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             # Stage 0 trains as one device does: what learns in fp32, under autocast.
-            "bf16": {"enabled": dtype == torch.bfloat16 and self.zero_stage > 0},
+            "bf16": {"enabled": model.dtype == torch.bfloat16 and self.zero_stage > 0},
             "data_types": {"grad_accum_dtype": "fp32"},
         }
 
@@ -111,7 +114,7 @@ class DeepSpeedTrainer:
         [self.engine, optimizer, *_] = deepspeed.initialize(
             model=AnswerLoss(model, autocast=mixed_here),
             optimizer=adamw(names.values(), engine.optimization),
-            config=engine.config(self.dtype),
+            config=engine.config(model),
         )
         self.gradients: private.Whole | private.Shards
         if engine.zero_stage == 0:

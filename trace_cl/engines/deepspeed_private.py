@@ -127,13 +127,11 @@ def renew(model: nn.Module, device: torch.device, plain: Attributes) -> None:
 
     The parameters are new ones, because the old lead to the engine that trained them, and keep it alive.
     """
+    strip(model, plain)
     fresh: dict[int, nn.Parameter] = {}
     old: list[nn.Parameter] = []
     for module in model.modules():
-        parameters = dict(module._parameters)
-        for leftover in vars(module).keys() - plain[module]:
-            delattr(module, leftover)
-        module._parameters = {}
+        parameters, module._parameters = dict(module._parameters), {}
         for name, parameter in parameters.items():
             if parameter is not None and id(parameter) not in fresh:
                 fresh[id(parameter)] = nn.Parameter(_whole(parameter).to(device), parameter.requires_grad)
@@ -143,6 +141,13 @@ def renew(model: nn.Module, device: torch.device, plain: Attributes) -> None:
         vars(parameter).clear()
     model.to(device)
     gc.collect()
+
+
+def strip(model: nn.Module, plain: Attributes) -> None:
+    """Leave the modules nothing but what they held; a later engine would go on using what an earlier one left."""
+    for module in model.modules():
+        for leftover in vars(module).keys() - plain[module]:
+            delattr(module, leftover)
 
 
 def loosen(model: nn.Module) -> None:
