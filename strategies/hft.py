@@ -173,6 +173,10 @@ def freeze(model: nn.Module, names: Iterable[str]) -> None:
             model.get_submodule(f"{parent}.{follower}").requires_grad_(False)
 
 
+class Incompatible(ValueError):
+    """A strategy that HFT cannot be combined with; its text says why."""
+
+
 @dataclass
 class HalfFineTuning:
     """Any strategy, with half of the parameters frozen each round. Everything else is the strategy's own."""
@@ -182,9 +186,9 @@ class HalfFineTuning:
     changes_architecture = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a strategy whose trainable modules are not the model's own."""
+        """Raise Incompatible for a strategy whose trainable modules are not the model's own."""
         if self.strategy.changes_architecture:
-            raise ValueError(
+            raise Incompatible(
                 f"hft=true cannot be combined with strategy={self.strategy.name}: it changes the architecture (the "
                 "model stays frozen, and modules of its own are trained), so there is no half of the model to choose; "
                 "set hft=false"

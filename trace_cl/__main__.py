@@ -6,9 +6,12 @@ Hydra composes the configuration; what a user did wrong is said in one sentence 
 import os
 import re
 import sys
+import traceback
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -20,8 +23,12 @@ from trace_cl.journal import flatten
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def hydra_main(config: DictConfig) -> None:
     """One composed configuration, one run."""
+    from trace_cl import sweep
     from trace_cl.launch import RankFailed, launch
 
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        sweep.member(launch, config)
+        return
     try:
         launch(config)
     except RankFailed as error:
@@ -58,6 +65,11 @@ def explain(error: Exception, arguments: list[str]) -> str:
         for name in choice.split(","):
             if choices and name not in choices and name in text:
                 return f"{group}={name}: no such choice; nearest: {nearest(name, choices)}"
+    if match := re.search(r"Could not find 'hydra/launcher/(\w+)'", text):
+        return (
+            f"hydra/launcher={match[1]}: no such launcher is installed; "
+            "joblib, submitit_local and submitit_slurm come with pip install '.[sweep]'"
+        )
     if match := re.search(r"Could not override '([^']+)'", text):
         return f"{match[1]}: no such key; nearest: {nearest(match[1], known_keys())}"
     if match := re.search(r"Error merging override (\S+?)=", text):
@@ -75,6 +87,7 @@ def known_keys() -> list[str]:
 def main() -> int:
     """Run the command; give its exit code."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here, instead of Hydra's own page of text
+    crashed = 0
     try:
         hydra_main()
     except (HydraException, OmegaConfBaseException) as error:
@@ -82,7 +95,13 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on after the last finished round", file=sys.stderr)
         return 130
-    return 0
+    except Exception:
+        # In a sweep it is the launcher's own, as joblib's when one of its workers is killed.
+        traceback.print_exc()
+        crashed = 1
+    from trace_cl.sweep import conclude
+
+    return conclude() or crashed
 
 
 if __name__ == "__main__":

@@ -168,6 +168,10 @@ class Journal:
             raise UserError(f"{path}: a score is missing below the diagonal; move the run away and start anew")
         return rows
 
+    def complete(self) -> bool:
+        """Whether every round is finished."""
+        return len(self.matrix()) == len(self.tasks)
+
     @writing
     def finish_round(self, row: Sequence[float]) -> None:
         """Add round t's row of scores: from now on the round is finished."""

@@ -7,9 +7,9 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import auth_check, snapshot_download
 from huggingface_hub.constants import ENDPOINT
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -28,6 +28,9 @@ from trace_cl.errors import UserError
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
 hf_logging.set_verbosity_error()
 hf_logging.disable_progress_bar()
+
+FILES = ["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"]
+"""What is downloaded of a hub model."""
 
 PACKAGE = Path(__file__).resolve().parent
 """A YAML names a folder inside this package `pkg://…`."""
@@ -57,19 +60,32 @@ def download(source: str) -> Path:
     """A hub model's files, from the cache where they are there already. Raises UserError where they cannot be had."""
     unreachable = _hub_is_unreachable()
     try:
-        return Path(
-            snapshot_download(
-                source,
-                allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"],
-                local_files_only=unreachable is not None,
-            )
-        )
+        return Path(snapshot_download(source, allow_patterns=FILES, local_files_only=unreachable is not None))
     except (OSError, HfHubHTTPError) as error:
         reason = " ".join(str(unreachable or error).split()).partition(". ")[0]
         raise UserError(
             f"{source} could not be fetched from the Hugging Face hub ({reason}): "
             "download it where there is a network, and set model.path=DIR to the folder"
         ) from error
+
+
+def why_absent(source: str, path: str | None) -> str | None:
+    """Why `locate` would find no model, asked without downloading one; None where it would."""
+    try:
+        if path is not None or source.startswith("pkg://"):
+            locate(source, path)
+        else:
+            locate(source, snapshot_download(source, allow_patterns=FILES, local_files_only=True))
+    except UserError as error:
+        return str(error)
+    except LocalEntryNotFoundError:
+        if _hub_is_unreachable():
+            return f"{source} is not on this machine, and the Hugging Face hub cannot be reached"
+        try:
+            auth_check(source)
+        except HfHubHTTPError:
+            return f"the Hugging Face hub does not give {source} to you: ask for access there, then `hf auth login`"
+    return None
 
 
 def _hub_is_unreachable() -> OSError | None:

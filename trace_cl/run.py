@@ -45,9 +45,8 @@ def start(config: DictConfig) -> None:
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     ranks = join(cuda=device.type == "cuda")
-    journal = Journal(run_folder(config, strategy), list(config.benchmark.order), writes=ranks.first)
-    journal.check(as_dict(config))
-    if len(journal.matrix()) == len(journal.tasks):
+    journal = find_journal(config, strategy, writes=ranks.first)
+    if journal.complete():
         if ranks.first:
             print(f"{journal.folder} is complete.\n{report.render(journal.matrix(), journal.tasks)}")
         return
@@ -56,6 +55,13 @@ def start(config: DictConfig) -> None:
         run.logger.begin(journal.folder, as_dict(config), run.steps(run.trained))
         with closing(run.logger):
             run.go()
+
+
+def find_journal(config: DictConfig, strategy: Strategy, writes: bool = True) -> Journal:
+    """The run's directory. Raises UserError where a run of another configuration lies there."""
+    journal = Journal(run_folder(config, strategy), list(config.benchmark.order), writes)
+    journal.check(as_dict(config))
+    return journal
 
 
 def open_run(

@@ -1,0 +1,84 @@
+"""The make targets behind the paper's tables: what they start, and what make's exit code says of it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from trace_cl.tables import COMPARED, MODELS, STRATEGIES, matrices
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+PYTHON = """#!/bin/sh
+echo "$@" >> "$LOG"
+case "$2" in
+trace_cl.able) exit $ABLE ;;
+trace_cl) exit $RUN ;;
+esac
+"""
+"""Stands for the environment's python: notes what is asked of it, and ends as the test says."""
+
+
+def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--old-file=.venv/ready", *arguments]
+    return subprocess.run(
+        command, cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    )
+
+
+def experiments(*arguments: str) -> set[str]:
+    """The tables behind whose runs a target goes, read from its sweep's command."""
+    [sweep] = [line for line in make("-n", *arguments).stdout.splitlines() if "trace_cl -m" in line]
+    [experiment] = [word.removeprefix("experiment=") for word in sweep.split() if word.startswith("experiment=")]
+    return set(experiment.split(","))
+
+
+def runs(*arguments: str) -> set[str]:
+    """The same as `<model>/<method>`."""
+    return {matrices()[int(name.removeprefix("table"))] for name in experiments(*arguments)}
+
+
+def test_a_table_rests_on_the_runs_that_it_shows() -> None:
+    pairs = {f"{strategy}{hft}" for strategy in STRATEGIES for hft in ("", "+hft")} - {"lora_seqft+hft"}
+    assert runs("table3") == runs("tables") == {f"{model}/{method}" for model in MODELS for method in pairs}
+    assert runs("table3", "MODEL=tiny") == {f"{MODELS[0]}/{method}" for method in pairs}
+    for number, rows in COMPARED.items():
+        assert runs(f"table{number}") == {f"{MODELS[0]}/{method}" for method in rows.values()}
+    for number in matrices():
+        assert experiments(f"table{number}") == {f"table{number}"}
+
+
+def test_n_shows_the_commands_a_user_would_type() -> None:
+    shown = make("-n", "table33", "MODEL=tiny", "SEEDS=1 2", "JOBS=2").stdout
+    setting = "experiment=table33 seed=1,2 model=tiny"
+    assert f"python -m trace_cl.able {setting};" in shown
+    assert f"python -m trace_cl -m {setting} hydra/launcher=joblib hydra.launcher.n_jobs=2;" in shown
+    assert "python -m trace_cl.tables 33 --model tiny " in shown
+    assert "joblib" not in make("-n", "table33").stdout
+
+
+@pytest.mark.parametrize(
+    ("able", "run", "started", "code"),
+    [(0, 0, True, 0), (0, 1, True, 1), (0, 2, True, 2), (1, 0, False, 0)],
+    ids=["made", "a run fails", "a run is refused", "cannot be made here"],
+)
+def test_the_table_is_rendered_whatever_happens(able: int, run: int, started: bool, code: int, tmp_path: Path) -> None:
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    log = tmp_path / "log"
+    done = make("table33", "MODEL=tiny", f"BIN={tmp_path}", LOG=str(log), ABLE=str(able), RUN=str(run))
+    assert (done.returncode != 0) == (code != 0)
+    assert (f"Error {code}" in done.stderr) == (code != 0)
+    setting = "experiment=table33 seed=1 model=tiny"
+    assert log.read_text().splitlines() == [
+        f"-m trace_cl.able {setting}",
+        *([f"-m trace_cl -m {setting}"] if started else []),
+        "-m trace_cl.tables 33 --model tiny",
+    ]
+
+
+def test_an_unknown_table_is_refused() -> None:
+    done = make("table23")
+    assert done.returncode == 2
+    assert "there is no table 23: choose 3, 4, 7, or 24 to 42" in done.stderr
