@@ -18,7 +18,7 @@ from trace_cl.batches import Encoded
 from trace_cl.engines.base import Optimization
 from trace_cl.engines.deepspeed_engine import DeepSpeedEngine, DeepSpeedTrainer
 from trace_cl.journal import Journal
-from trace_cl.ranks import Ranks, join
+from trace_cl.ranks import Ranks, join, leave
 from trace_cl.run import start
 
 CPU = torch.device("cpu")
@@ -38,6 +38,7 @@ def _as_rank(rank: int, size: int, port: int, function: Callable[..., object], a
     )
     torch.set_num_threads(1)
     function(*arguments)
+    leave()
 
 
 def start_all(configs: Sequence[dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from trace_cl.config import as_dict, check
 from trace_cl.engines import processes
 from trace_cl.errors import UserError
-from trace_cl.ranks import started_by_others
+from trace_cl.ranks import leave, started_by_others
 from trace_cl.run import start
 
 
@@ -40,6 +40,7 @@ def launch(config: DictConfig) -> None:
     count = processes(config.engine, config.device)
     if count == 1 or config.dry_run or started_by_others():
         start(config)
+        leave()
         return
     if config.device != "cpu" and count > (gpus := torch.cuda.device_count()) > 0:
         raise UserError(f"engine.processes={count} is more than this machine's GPUs ({gpus}): lower it")
@@ -72,6 +73,7 @@ def be_a_rank(config: dict[str, Any], failures: str) -> None:
     """One process of a run. What goes wrong is left in `failures` for the one who shows it."""
     try:
         start(OmegaConf.create(config))
+        leave()
     except Exception as error:
         known = isinstance(error, UserError)
         told = {"time": time(), "known": known, "text": str(error) if known else traceback.format_exc()}

@@ -5,6 +5,7 @@ arXiv 1910.02054, section 3). Activations are counted by the forward pass itself
 values. Not counted: what the communication between ranks and the allocator take besides, a gigabyte or two on a GPU.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from strategies.base import shape_of
 from trace_cl.batches import Encoded, answer_tokens, collate, micro_batches
-from trace_cl.engines.base import AnswerLoss, hold, trainable
+from trace_cl.engines.base import AnswerLoss
 
 FP32 = 4
 PERSISTENT = 100_000
@@ -99,21 +100,18 @@ def largest_micro_batch(examples: Sequence[Encoded], tokens_per_batch: int) -> t
     return max(((*collate(b)[0].shape, answer_tokens(b)) for b in batches), key=lambda shape: shape[0] * shape[1])
 
 
-def activations(
-    build: Callable[[], PreTrainedModel], dtype: torch.dtype, layout: Layout, micro_batch: tuple[int, int, int]
-) -> int:
+def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micro_batch: tuple[int, int, int]) -> int:
     """Bytes that the forward pass of a micro-batch keeps for the backward pass.
 
-    `build` makes the model in that dtype, with this round's parameters learning. With gradient checkpointing a layer
-    keeps its input alone, and one layer at a time has all of its own back.
+    `model` is one without weights (on the meta device), with this round's parameters learning. With gradient
+    checkpointing a layer keeps its input alone, and one layer at a time has all of its own back.
     """
     rows, length, answers = micro_batch
+    autocast = layout.held_in_fp32(dtype)
+    model = copy.deepcopy(model).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = build().train()
-        under_autocast = layout.held_in_fp32(dtype)
-        if under_autocast:
-            hold(trainable(model).values(), torch.float32)
-        loss = AnswerLoss(model, autocast=under_autocast)
+        pretend(model, dtype, torch.float32 if autocast else dtype)
+        loss = AnswerLoss(model, autocast)
         kept = Kept(model)
         with torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda tensor: tensor):
             loss.of_answers(
@@ -126,6 +124,19 @@ def activations(
     outside = by_layer.pop(None, 0)
     inputs: int = len(by_layer) * rows * length * model.config.hidden_size * dtype.itemsize
     return outside + inputs + max(by_layer.values())
+
+
+def pretend(model: PreTrainedModel, frozen: torch.dtype, learning: torch.dtype) -> None:
+    """Give a model on the meta device weights that pretend to be in main memory: frozen ones, and those that learn."""
+    fresh: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                dtype = learning if parameter.requires_grad else frozen
+                weights = torch.empty(parameter.shape, dtype=dtype)
+                module._parameters[name] = fresh.setdefault(parameter, nn.Parameter(weights, parameter.requires_grad))
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 class Kept:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from strategies.base import Phase, Round, Strategy
 from trace_cl import engines
@@ -94,14 +94,9 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
 
     needed = needs(strategy, rounds, model, dtype, layout)
     hardest, memory = max(zip(rounds, needed, strict=True), key=lambda pair: pair[1].total)
-
-    def in_the_hardest_round() -> PreTrainedModel:
-        model = strategy.prepare(lambda _: AutoModelForCausalLM.from_config(architecture, dtype=dtype), None)
-        strategy.begin_round(hardest, model)
-        return model
-
+    strategy.begin_round(hardest, model)
     micro_batch = largest_micro_batch(hardest.task.train, config.training.tokens_per_batch)
-    memory = replace(memory, activations=activations(in_the_hardest_round, dtype, layout, micro_batch))
+    memory = replace(memory, activations=activations(model, dtype, layout, micro_batch))
     return {
         "benchmark": config.benchmark.name,
         "model": config.model.name,

@@ -83,7 +83,7 @@ def join(cuda: bool) -> Ranks:
 
 
 def leave() -> None:
-    """Part from the other ranks."""
+    """Part from the other ranks: a process that ends without it may be aborted by what waits for theirs."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

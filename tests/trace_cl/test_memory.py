@@ -6,12 +6,12 @@ import pytest
 import torch
 from ranks import EXAMPLES, live_bytes_of_a_step, model_of, on_two_ranks
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from strategies.hft import Selection, freeze, select
 from trace_cl.batches import answer_tokens, collate
 from trace_cl.engines.base import AnswerLoss
 from trace_cl.memory import Layout, Memory, activations
+from trace_cl.model import build_on_meta
 
 HALF = [nn.Parameter(torch.empty(60, device="meta"), False), nn.Parameter(torch.empty(40, device="meta"))]
 
@@ -66,13 +66,10 @@ def test_activations_are_what_autograd_saves(frozen: bool) -> None:
         AnswerLoss(model, autocast=False)(input_ids, labels)
     measured = sum(storage.nbytes() for storage in saved.values())
 
-    def build() -> PreTrainedModel:
-        built: PreTrainedModel = AutoModelForCausalLM.from_config(model.config)
-        if frozen:
-            freeze(built, select(built, 1, 1, Selection()))
-        return built
-
+    without_weights = build_on_meta(model.config)
+    if frozen:
+        freeze(without_weights, select(without_weights, 1, 1, Selection()))
     rows, length = input_ids.shape
     shape = (rows, length, answer_tokens(EXAMPLES))
-    assert activations(build, torch.float32, Layout(), shape) == pytest.approx(measured, rel=0.05)
-    assert activations(build, torch.float32, Layout(gradient_checkpointing=True), shape) < 0.5 * measured
+    assert activations(without_weights, torch.float32, Layout(), shape) == pytest.approx(measured, rel=0.05)
+    assert activations(without_weights, torch.float32, Layout(gradient_checkpointing=True), shape) < 0.5 * measured
