@@ -23,13 +23,14 @@ from strategies.base import Round, Strategy
 from trace_cl import engines, environment, plan, report
 from trace_cl.batches import Encoder, answer_tokens, global_batches, shares
 from trace_cl.benchmark import Benchmark, Task, load_data, prepare
-from trace_cl.config import TrainingConfig, as_dict, build_logger, build_strategy, check, run_folder
+from trace_cl.config import EngineConfig, TrainingConfig, as_dict, build_logger, build_strategy, check, run_folder
 from trace_cl.data import findings
 from trace_cl.engines.base import Engine, Optimization, Trainer
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate, score
 from trace_cl.journal import Journal
 from trace_cl.loggers import Logger, NoLogger, score_curves, training_curves
+from trace_cl.memory import Layout
 from trace_cl.model import device_and_dtype, load_model, load_tokenizer, locate
 from trace_cl.progress import Progress
 from trace_cl.ranks import Ranks, join
@@ -68,14 +69,8 @@ def open_run(
     config: DictConfig, strategy: Strategy, journal: Journal, ranks: Ranks, device: torch.device, dtype: torch.dtype
 ) -> "Run":
     """Read, check and encode everything; load the model as the last finished round left it."""
-    engine = engines.build(
-        config.engine,
-        optimization(config.training),
-        device,
-        config.training.tokens_per_batch,
-        ranks,
-        strategy.reads_gradients,
-    )
+    settings = EngineConfig(**config.engine)
+    engines.check(settings, ranks.size, strategy.reads_gradients)
     logger = build_logger(config) if ranks.first else NoLogger()
     loaded = load_data(config.benchmark)
     location = locate(config.model.source, config.model.path)
@@ -92,6 +87,12 @@ def open_run(
     model = strategy.prepare(lambda folder: load_model(location if folder is None else str(folder), dtype), checkpoint)
     if checkpoint is not None:
         strategy.restore(checkpoint)
+    needed = plan.needs(strategy, benchmark.rounds(config.seed), model, dtype, Layout())
+    settings = engines.choose(
+        settings, ranks.size, strategy.reads_gradients, device, max(memory.total for memory in needed)
+    )
+    training = config.training
+    engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
     engine.place(model)
     journal.begin(as_dict(config), benchmark.sha256, environment.describe(device))
     return Run(
