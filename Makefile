@@ -28,6 +28,9 @@ bench: .venv/ready ## speed of training and scoring, as ratios; ARGS="benchmark=
 test: .venv/ready ## the tests; ARGS="-k name"
 	$(BIN)/python -m pytest $(ARGS)
 
+test-distributed: .venv/ready ## every method on two ranks under every stage of ZeRO
+	$(BIN)/python -m pytest tests/trace_cl/test_distributed.py -m "whole_grid or not whole_grid" $(ARGS)
+
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -66,4 +69,4 @@ table%: ## a table of the paper (3, 4, 7, 24 to 42): table3 MODEL=tiny SEEDS="1 
 
 tables: ## Tables 3 and 29 to 42
 
-.PHONY: help setup run results report bench test lint tables $(TABLES)
+.PHONY: help setup run results report bench test test-distributed lint tables $(TABLES)

@@ -1,6 +1,7 @@
 """What the tests run on several ranks: functions a freshly started process can import."""
 
 import gc
+import json
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -13,7 +14,9 @@ from support import killed_after_writing
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from strategies.base import Learner, Round
 from strategies.hft import Selection, freeze, select
+from strategies.seqft import SeqFT
 from trace_cl.batches import Encoded
 from trace_cl.engines.base import Optimization
 from trace_cl.engines.deepspeed_engine import DeepSpeedEngine, DeepSpeedTrainer
@@ -95,29 +98,64 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-def eight_rounds(stage: int, settings: dict[str, Any], folder: Path) -> None:
+def eight_rounds_of_each_stage(folder: Path) -> None:
     """Train eight rounds of HFT; note the live bytes after each."""
     ranks = join(cuda=False)
-    model = model_of()
-    engine = engine_of(stage, ranks, **settings)
-    engine.place(model)
-    lines = []
-    for round in range(1, 9):
-        train_a_round(engine, model, select(model, round, 1, Selection())).close()
-        lines.append(str(live_bytes()))
-    Path(folder, f"rank{ranks.rank}").write_text("\n".join(lines))
+    live: dict[str, list[int]] = {}
+    for stage, settings in ((0, {}), (2, {}), (3, {}), (3, {"gather": False})):
+        model = model_of()
+        engine = engine_of(stage, ranks, **settings)
+        engine.place(model)
+        for round in range(1, 9):
+            train_a_round(engine, model, select(model, round, 1, Selection()), steps=1).close()
+            live.setdefault(f"{stage} {settings}", []).append(live_bytes())
+    Path(folder, f"rank{ranks.rank}").write_text(json.dumps(live))
 
 
-def live_bytes_of_a_step(stage: int, sizes: dict[str, int], frozen: Sequence[str], folder: Path) -> None:
+def live_bytes_of_a_step_of_each_stage(sizes: dict[str, int], frozen: Sequence[str], folder: Path) -> None:
     """Note the live bytes before anything is trained, with gradients and the optimizer's state, and after a step."""
     ranks = join(cuda=False)
-    model = model_of(**sizes)
-    engine = engine_of(stage, ranks)
-    engine.place(model)
-    noted = [live_bytes()]
-    trainer = train_a_round(engine, model, frozen, steps=1)
-    trainer.backward(EXAMPLES)
-    noted.append(live_bytes())
-    trainer.step()
-    noted.append(live_bytes())
-    Path(folder, f"rank{ranks.rank}").write_text(" ".join(map(str, noted)))
+    live = {}
+    for stage in (0, 2, 3):
+        model = model_of(**sizes)
+        engine = engine_of(stage, ranks)
+        engine.place(model)
+        noted = [live_bytes()]
+        trainer = train_a_round(engine, model, frozen, steps=1)
+        trainer.backward(EXAMPLES)
+        noted.append(live_bytes())
+        trainer.step()
+        noted.append(live_bytes())
+        trainer.close()
+        live[stage] = noted
+        del model, engine, trainer
+    Path(folder, f"rank{ranks.rank}").write_text(json.dumps(live))
+
+
+def optimizers_bytes_of_each_stage(folder: Path) -> None:
+    """Note the bytes of AdamW's moments on this rank, all of the model learning, and half of it."""
+    ranks = join(cuda=False)
+    noted: dict[int, dict[str, int]] = {}
+    for stage in (0, 2, 3):
+        model = model_of()
+        engine = engine_of(stage, ranks)
+        engine.place(model)
+        for method, frozen in (("FFT", []), ("HFT", select(model, 1, 1, Selection()))):
+            trainer = train_a_round(engine, model, frozen, steps=1)
+            states = trainer.engine.basic_optimizer.state.values()
+            moments = [state[moment] for state in states for moment in ("exp_avg", "exp_avg_sq")]
+            noted.setdefault(stage, {})[method] = sum(m.numel() * m.element_size() for m in moments)
+            trainer.close()
+    Path(folder, f"rank{ranks.rank}").write_text(json.dumps(noted))
+
+
+class FailsOnTheSecondRank(SeqFT):
+    """A strategy in which one of two ranks comes to grief, in the third step."""
+
+    steps = 0
+
+    def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
+        self.steps += 1
+        if self.steps == 3 and os.environ["RANK"] == "1":
+            raise RuntimeError("no room left")
+        return {}

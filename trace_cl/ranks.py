@@ -65,6 +65,11 @@ def started_by_others() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
 
+def first_here() -> bool:
+    """Whether this process is the first rank, or no rank at all, before it has met the others."""
+    return not started_by_others() or (os.environ.get("RANK") or os.environ.get("SLURM_PROCID")) == "0"
+
+
 def join(cuda: bool) -> Ranks:
     """Find the other ranks by the environment, and connect with them; NCCL between GPUs, gloo between CPUs.
 

@@ -26,6 +26,7 @@ from trace_cl import results
 from trace_cl.config import build_strategy, check
 from trace_cl.errors import UserError
 from trace_cl.journal import as_json, write
+from trace_cl.ranks import first_here
 from trace_cl.run import find_journal
 
 
@@ -61,6 +62,9 @@ def member(run: Callable[[DictConfig], None], config: DictConfig) -> None:
 
     Where members run side by side, what each prints goes to its log.txt.
     """
+    if not first_here():  # one of the many processes of a run over many nodes
+        run(config)
+        return
     hydra = HydraConfig.get()
     folder, command = Path(hydra.runtime.output_dir), shlex.join(hydra.overrides.task)
 

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import hydra
 import pytest
 from support import compose
 
 from strategies.hft import HalfFineTuning
 from trace_cl.__main__ import groups
-from trace_cl.config import build_strategy, check, run_folder
+from trace_cl.config import CONF_DIR, build_strategy, check, run_folder
 from trace_cl.errors import UserError, nearest
 
 CHOICES = [f"{group}={choice}" for group, choices in groups().items() for choice in choices]
@@ -19,6 +20,15 @@ def test_every_choice_of_every_group_composes(override: str) -> None:
     config = compose(override)
     check(config)
     build_strategy(config)
+
+
+@pytest.mark.parametrize(("launcher", "processes"), [("slurm_node", 1), ("slurm_nodes", 32)])
+def test_the_presets_for_clusters_compose(launcher: str, processes: int) -> None:
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        composed = hydra.compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True)
+    settings = composed.hydra.launcher
+    assert settings._target_.endswith("SlurmLauncher")
+    assert settings.nodes * settings.tasks_per_node == processes
 
 
 def test_a_real_model_picks_the_real_benchmark_and_either_can_be_overridden() -> None:
