@@ -81,15 +81,19 @@ class AnswerLoss(nn.Module):
         answers = labels != IGNORED
         return self.of_answers(self.hidden(input_ids)[answers], labels[answers])
 
+    def precision(self, like: Tensor) -> torch.autocast:
+        """bf16 where it is wanted; no weight's bf16 copy outlives its use, which would be half of the weights more."""
+        return torch.autocast(like.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False)
+
     def hidden(self, input_ids: Tensor) -> Tensor:
         """The last hidden states, B × L × H."""
-        with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=self.autocast):
+        with self.precision(input_ids):
             states: Tensor = self.model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
             return states
 
     def of_answers(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """The loss of N positions: their hidden states N × H, and the N tokens that follow."""
-        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.autocast):
+        with self.precision(hidden):
             logits = self.model.get_output_embeddings()(hidden)
         return cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="sum")
 
