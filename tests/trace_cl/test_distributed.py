@@ -65,6 +65,7 @@ grid = [
     for method in METHODS
 ]
 still_spread = [Job(method, ("engine.zero_stage=3", "engine.gather=false")) for method in ("seqft+hft", "lora_seqft")]
+in_bf16 = [Job("gem+hft", (f"engine.zero_stage={stage}", "model.dtype=bf16")) for stage in (0, 2, 3)]
 saving_memory = [
     Job("seqft", ("engine.zero_stage=3", f"engine.{how}=true"))
     for how in ("gradient_checkpointing", "offload_optimizer")
@@ -146,6 +147,21 @@ def test_weights_that_stay_spread_between_rounds_answer_alike(
 ) -> None:
     assert_same_run(on_both_ranks(job), on_one_device(job.method))
     assert results(on_both_ranks(job)) == results(on_one_device(job.method))
+
+
+@pytest.mark.parametrize("job", in_bf16, ids=str)
+def test_bf16_learns_as_on_one_device(job: Job, on_both_ranks: Callable[[Job], Path], configure: Configure) -> None:
+    """Where the optimizer holds what learns in fp32, and where the parameters themselves are held so: the same losses,
+    to what bf16 can tell apart."""
+    there = on_both_ranks(job)
+    start(configure(there.parents[4] / "one", "engine=torch", "model.dtype=bf16", *METHODS[job.method]))
+    here = there.parents[4] / "one" / "trace" / "tiny" / job.method / "seed1"
+    ours, theirs = (
+        [json.loads(line)["loss"] for line in (folder / "train.jsonl").read_text().splitlines()]
+        for folder in (there, here)
+    )
+    assert theirs[-1] < theirs[0] - 1
+    assert ours == pytest.approx(theirs, rel=0.01)
 
 
 def test_a_run_goes_on_on_another_number_of_ranks(

@@ -73,7 +73,7 @@ class Shards:
         self.optimizer = optimizer
         self.parameters = parameters
         self.names = {id(parameter): name for name, parameter in parameters.items()}
-        self.padding: dict[int, list[tuple[str | None, Tensor]]] = {}
+        self.layout: dict[int, list[str | Tensor]] = {}
 
     def _slices(self) -> Iterator[tuple[int, str | None, Tensor]]:
         owned = getattr(self.optimizer, "params_in_partition", None) or self.optimizer.fp16_groups
@@ -85,7 +85,7 @@ class Shards:
     def take(self) -> Gradients:
         """Take the gradients away."""
         taken = {name: torch.zeros(0, device=parameter.device) for name, parameter in self.parameters.items()}
-        self.layout: dict[int, list[str | Tensor]] = {}
+        self.layout = {}
         for group, name, gradient in self._slices():
             self.layout.setdefault(group, []).append(gradient if name is None else name)
             if name is not None:
