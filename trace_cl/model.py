@@ -1,6 +1,7 @@
 """Models and tokenizers: loaded from safetensors alone, never with remote code; or built without weights, to count."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.error import HTTPError
@@ -27,6 +28,9 @@ from trace_cl.errors import UserError
 # What goes wrong at the hub is told in our own one sentence.
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
 hf_logging.set_verbosity_error()
+# Where DeepSpeed is installed transformers imports it to save a model, and it warns of a machine without a GPU.
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 hf_logging.disable_progress_bar()
 
 FILES = ["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"]

@@ -19,8 +19,6 @@ from strategies.base import Gradients, shape_of
 
 def load() -> Any:
     """The package, told not to compile anything, and to keep its news to itself."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
     with redirect_stdout(StringIO()):
         import deepspeed
