@@ -23,7 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from trace_cl.config import as_dict, check
 from trace_cl.engines import processes
 from trace_cl.errors import UserError
-from trace_cl.ranks import leave, started_by_others
+from trace_cl.ranks import after_the_first, leave, started_by_others
 from trace_cl.run import start
 
 
@@ -39,7 +39,12 @@ def launch(config: DictConfig) -> None:
     check(config)
     count = processes(config.engine, config.device)
     if count == 1 or config.dry_run or started_by_others():
-        start(config)
+        try:
+            start(config)
+        except UserError:
+            after_the_first()
+            leave()
+            raise
         leave()
         return
     if config.device != "cpu" and count > (gpus := torch.cuda.device_count()) > 0:
@@ -70,15 +75,20 @@ def launch(config: DictConfig) -> None:
 
 
 def be_a_rank(config: dict[str, Any], failures: str) -> None:
-    """One process of a run. What goes wrong is left in `failures` for the one who shows it."""
+    """One process of a run. What goes wrong is left in `failures` for the one who shows it.
+
+    It then ends on the spot: the connection's threads would abort a process that takes its leave without the others.
+    """
     try:
         start(OmegaConf.create(config))
         leave()
+    except KeyboardInterrupt:
+        os._exit(128 + signal.SIGINT)
     except Exception as error:
         known = isinstance(error, UserError)
         told = {"time": time(), "known": known, "text": str(error) if known else traceback.format_exc()}
         Path(failures, os.environ["RANK"]).write_text(json.dumps(told))
-        sys.exit(1)
+        os._exit(1)
 
 
 def what_failed(folder: Path, error: ChildFailedError) -> Exception:

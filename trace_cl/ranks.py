@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from time import sleep
 from typing import Any, TypeVar
 
 import torch
@@ -68,6 +69,12 @@ def started_by_others() -> bool:
 def first_here() -> bool:
     """Whether this process is the first rank, or no rank at all, before it has met the others."""
     return not started_by_others() or (os.environ.get("RANK") or os.environ.get("SLURM_PROCID")) == "0"
+
+
+def after_the_first() -> None:
+    """Where all ranks have the same to say the first says it; another waits, and has a say only if it outlives that."""
+    if not first_here():
+        sleep(3)
 
 
 def join(cuda: bool) -> Ranks:
