@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import time
+from time import sleep, time
 from typing import Any
 
 import torch
@@ -88,6 +88,7 @@ def be_a_rank(config: dict[str, Any], failures: str) -> None:
         known = isinstance(error, UserError)
         told = {"time": time(), "known": known, "text": str(error) if known else traceback.format_exc()}
         Path(failures, os.environ["RANK"]).write_text(json.dumps(told))
+        sleep(1)  # if this follows from another rank's sudden death, that one is to be noticed first
         os._exit(1)
 
 
