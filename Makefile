@@ -29,7 +29,7 @@ test: .venv/ready ## the tests; ARGS="-k name"
 	$(BIN)/python -m pytest $(ARGS)
 
 test-distributed: .venv/ready ## every method on two ranks under every stage of ZeRO
-	$(BIN)/python -m pytest tests/trace_cl/test_distributed.py -m "whole_grid or not whole_grid" $(ARGS)
+	$(BIN)/python -m pytest tests/training/test_distributed.py -m "whole_grid or not whole_grid" $(ARGS)
 
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .
@@ -60,7 +60,7 @@ sweep = experiment=$(call listed,$(runs)) seed=$(call listed,$(SEEDS))$(call set
 side_by_side = $(if $(filter-out 1,$(JOBS)), hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS))
 
 $(TABLES) tables: .venv/ready
-	if $(BIN)/python -m trace_cl.able $(sweep); then \
+	if $(BIN)/python -m trace_cl.launch.preflight $(sweep); then \
 	$(BIN)/python -m trace_cl -m $(sweep)$(side_by_side); fi; made=$$?; \
 	$(foreach table,$(numbers),$(BIN)/python -m trace_cl.tables $(table)$(call setting,--, ) || made=$$?; echo;) exit $$made
 

@@ -20,17 +20,19 @@ import pandas as pd
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from strategies.hft import Selection, freeze, select
-from trace_cl import engines
-from trace_cl.batches import Encoded, Encoder, global_batches
-from trace_cl.benchmark import load_data, prepare
+from trace_cl.analysis.report import markdown
 from trace_cl.config import CONF_DIR, EngineConfig, as_dict
-from trace_cl.engines.base import Optimization
-from trace_cl.memory import Memory, activations, largest_micro_batch
-from trace_cl.model import build_on_meta, device_and_dtype, load_tokenizer
-from trace_cl.ranks import Ranks
-from trace_cl.report import markdown
+from trace_cl.data.batches import Encoded, Encoder, global_batches
+from trace_cl.data.benchmark import load_data, prepare
+from trace_cl.strategies.hft import freeze, select
+from trace_cl.strategies.selection import Selection
 from trace_cl.tiny import CHECKPOINT
+from trace_cl.training import engines
+from trace_cl.training.engine import Optimization
+from trace_cl.training.layout import layout as spread
+from trace_cl.training.memory import Memory, activations, largest_micro_batch
+from trace_cl.training.model import build_on_meta, device_and_dtype, load_tokenizer
+from trace_cl.training.ranks import Ranks
 
 STEPS = 8
 WARM = 2
@@ -96,7 +98,7 @@ def main(overrides: list[str]) -> None:
     for contender in CONTENDERS:
         for method, frozen in (("FFT", []), ("HFT", select(model, 1, 1, Selection()))):
             settings = replace(contender, gradient_checkpointing=config.engine.gradient_checkpointing)
-            layout = engines.layout(settings, 1)
+            layout = spread(settings, 1)
             measured = train(settings, model, frozen, batches, budget)
             sizes = build_on_meta(architecture)
             freeze(sizes, frozen)

@@ -12,9 +12,10 @@ from pathlib import Path
 import hydra
 import pandas as pd
 
-from trace_cl.config import CONF_DIR, build_strategy, run_folder
-from trace_cl.journal import read_matrix
-from trace_cl.report import markdown
+from trace_cl.analysis.report import markdown
+from trace_cl.build import build_strategy
+from trace_cl.config import CONF_DIR, run_folder
+from trace_cl.records.files import read_matrix
 from trace_cl.run import start
 
 RATES = {
@@ -38,7 +39,7 @@ def learn_alone(task: str, rate: str, strategy: str) -> float:
             ],
         )
     start(config)
-    matrix = read_matrix(run_folder(config, build_strategy(config)) / "matrix.csv")
+    matrix = read_matrix(run_folder(config, build_strategy(config).name) / "matrix.csv")
     return float(matrix[task].iloc[0])
 
 

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from trace_cl.batches import Encoded, Encoder, global_batches
-from trace_cl.benchmark import Task, load_data, prepare
 from trace_cl.config import CONF_DIR
-from trace_cl.engines.base import Optimization
-from trace_cl.engines.torch_engine import TorchEngine, TorchTrainer
+from trace_cl.data.batches import Encoded, Encoder, global_batches
+from trace_cl.data.benchmark import Task, load_data, prepare
 from trace_cl.evaluation import generate
-from trace_cl.model import device_and_dtype, load_model, load_tokenizer, locate
+from trace_cl.training.engine import Optimization
+from trace_cl.training.model import device_and_dtype, load_model, load_tokenizer, locate
+from trace_cl.training.torch_engine import TorchEngine, TorchTrainer
 
 TURNS = 3
 BATCH = 16

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from metrics.pairs import Variant, score_each
+from .pairs import Variant, score_each
 
 
 def accuracy(predictions: Sequence[str], references: Sequence[str], variant: Variant = "standard") -> list[float]:

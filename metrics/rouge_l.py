@@ -2,11 +2,12 @@
 
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import regex
-from rouge_score.rouge_scorer import RougeScorer
 
-from metrics.pairs import Variant, score_each
+from .pairs import Variant, score_each
 
 # Chinese and Japanese put no blanks between words, so there a character has to stand for a word.
 _WORD = regex.compile(
@@ -42,11 +43,15 @@ class UnicodeTokenizer:
         return _WORD.findall(unicodedata.normalize("NFC", text.lower()))
 
 
-_SCORER = RougeScorer(["rougeL"], tokenizer=UnicodeTokenizer())
+@cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # it brings nltk, which takes a second to import
+
+    return RougeScorer(["rougeL"], tokenizer=UnicodeTokenizer())
 
 
 def _standard(prediction: str, reference: str) -> float:
-    return 100.0 * float(_SCORER.score(reference, prediction)["rougeL"].fmeasure)
+    return 100.0 * float(_scorer().score(reference, prediction)["rougeL"].fmeasure)
 
 
 def _trace_compat(prediction: str, reference: str) -> float:

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from strategies.base import Gradients, Learner, Round, Task
-from strategies.seqft import SeqFT
+from .base import Gradients, Learner, Round, Task
+from .seqft import SeqFT
 
 SOLVERS = ("quadprog", "daqp")
 """The first is the more exact on programs this small; the second stands in, should it give up."""

@@ -8,8 +8,8 @@ from typing import cast
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from strategies.base import LoadModel, Round
-from strategies.seqft import SeqFT
+from .base import LoadModel, Round
+from .seqft import SeqFT
 
 
 @dataclass

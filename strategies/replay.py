@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from strategies.base import Phase, Round
-from strategies.seqft import SeqFT
+from .base import Phase, Round
+from .seqft import SeqFT
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from strategies.base import Learner, LoadModel, Phase, Round
+from .base import Learner, LoadModel, Phase, Round
 
 
 @dataclass

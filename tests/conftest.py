@@ -10,9 +10,9 @@ import torch
 from support import TASKS, compose
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trace_cl.model import load_tokenizer
 from trace_cl.run import start
 from trace_cl.tiny import CHECKPOINT
+from trace_cl.training.model import load_tokenizer
 
 
 @pytest.fixture(scope="session")

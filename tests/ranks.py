@@ -14,15 +14,16 @@ from support import killed_after_writing
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from strategies.base import Learner, Round
-from strategies.hft import Selection, freeze, select
-from strategies.seqft import SeqFT
-from trace_cl.batches import Encoded
-from trace_cl.engines.base import Optimization
-from trace_cl.engines.deepspeed_engine import DeepSpeedEngine, DeepSpeedTrainer
-from trace_cl.journal import Journal
-from trace_cl.ranks import Ranks, join, leave
+from trace_cl.data.batches import Encoded
+from trace_cl.records.journal import Journal
 from trace_cl.run import start
+from trace_cl.strategies.base import Learner, Round
+from trace_cl.strategies.hft import freeze, select
+from trace_cl.strategies.selection import Selection
+from trace_cl.strategies.seqft import SeqFT
+from trace_cl.training.deepspeed_engine import DeepSpeedEngine, DeepSpeedTrainer
+from trace_cl.training.engine import Optimization
+from trace_cl.training.ranks import Ranks, join, leave
 
 CPU = torch.device("cpu")
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from trace_cl.tables import COMPARED, MODELS, STRATEGIES, matrices
+from trace_cl.analysis.tables import COMPARED, MODELS, STRATEGIES, matrices
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 PYTHON = """#!/bin/sh
 echo "$@" >> "$LOG"
 case "$2" in
-trace_cl.able) exit $ABLE ;;
+trace_cl.launch.preflight) exit $ABLE ;;
 trace_cl) exit $RUN ;;
 esac
 """
@@ -52,7 +52,7 @@ def test_a_table_rests_on_the_runs_that_it_shows() -> None:
 def test_n_shows_the_commands_a_user_would_type() -> None:
     shown = make("-n", "table33", "MODEL=tiny", "SEEDS=1 2", "JOBS=2").stdout
     setting = "experiment=table33 seed=1,2 model=tiny"
-    assert f"python -m trace_cl.able {setting};" in shown
+    assert f"python -m trace_cl.launch.preflight {setting};" in shown
     assert f"python -m trace_cl -m {setting} hydra/launcher=joblib hydra.launcher.n_jobs=2;" in shown
     assert "python -m trace_cl.tables 33 --model tiny " in shown
     assert "joblib" not in make("-n", "table33").stdout
@@ -72,7 +72,7 @@ def test_the_table_is_rendered_whatever_happens(able: int, run: int, started: bo
     assert (f"Error {code}" in done.stderr) == (code != 0)
     setting = "experiment=table33 seed=1 model=tiny"
     assert log.read_text().splitlines() == [
-        f"-m trace_cl.able {setting}",
+        f"-m trace_cl.launch.preflight {setting}",
         *([f"-m trace_cl -m {setting}"] if started else []),
         "-m trace_cl.tables 33 --model tiny",
     ]

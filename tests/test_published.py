@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from metrics import backward_transfer, overall_performance
+from trace_cl.metrics import backward_transfer, overall_performance
 
 PUBLISHED = Path(__file__).parents[1] / "runs" / "published"
 TABLES: dict[str, Any] = json.loads((PUBLISHED / "tables.json").read_text())

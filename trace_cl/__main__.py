@@ -17,14 +17,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trace_cl.config import CONF_DIR, as_dict
 from trace_cl.errors import UserError, nearest
-from trace_cl.journal import flatten
+from trace_cl.records.files import flatten
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def hydra_main(config: DictConfig) -> None:
     """One composed configuration, one run."""
-    from trace_cl import sweep
-    from trace_cl.launch import RankFailed, launch
+    from trace_cl.launch import sweep
+    from trace_cl.launch.processes import RankFailed, launch
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         sweep.member(launch, config)
@@ -99,7 +99,7 @@ def main() -> int:
         # In a sweep it is the launcher's own, as joblib's when one of its workers is killed.
         traceback.print_exc()
         crashed = 1
-    from trace_cl.sweep import conclude
+    from trace_cl.launch.sweep import conclude
 
     return conclude() or crashed
 

@@ -4,24 +4,19 @@ Hydra composes `conf/` over these classes: a key that is not here is refused, a 
 the project takes a configuration; each is handed its values.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_object
 from omegaconf import II, MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-import metrics
-from strategies.base import Strategy
-from strategies.hft import HalfFineTuning, Selection
+from trace_cl import metrics
 from trace_cl.errors import UserError, nearest
-from trace_cl.loggers import Logger
+from trace_cl.records.files import PACKAGE
+from trace_cl.strategies.selection import Selection
 
-CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+CONF_DIR = PACKAGE / "conf"
 
 
 @dataclass
@@ -142,55 +137,9 @@ def as_dict(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def build_strategy(config: DictConfig) -> Strategy:
-    """The strategy that `strategy._target_` names, made of the other values there, wrapped in HFT where `hft=true`.
-
-    Raises UserError naming the key for a value the strategy has no use for.
-    """
-    with _naming("strategy"):
-        strategy: Strategy = _build(config.strategy)
-        if config.hft:
-            return HalfFineTuning(strategy, Selection(**config.selection))
-        Selection(**config.selection)
-        return strategy
-
-
-def build_logger(config: DictConfig) -> Logger:
-    """The logger that `logger._target_` names.
-
-    Raises UserError for a package that is missing, and for a value the logger has no use for.
-    """
-    with _naming("logger"):
-        logger: Logger = _build(config.logger)
-        return logger
-
-
-def _build(section: DictConfig) -> Any:
-    """What `_target_` names, made of the other values, each of the type its field has."""
-    values = as_dict(section)
-    kind = get_object(values.pop("_target_"))
-    typed = OmegaConf.merge(OmegaConf.structured(kind), values)
-    assert isinstance(typed, DictConfig)
-    return kind(**as_dict(typed))
-
-
-@contextmanager
-def _naming(section: str) -> Iterator[None]:
-    """Turn what is wrong with a value into a UserError that names its key."""
-    try:
-        yield
-    except (OmegaConfBaseException, ValueError) as error:
-        key = getattr(error, "full_key", None)
-        raise UserError(f"{section}.{key}: {_first_line(error)}" if key else _first_line(error)) from error
-
-
-def run_folder(config: DictConfig, strategy: Strategy) -> Path:
+def run_folder(config: DictConfig, method: str) -> Path:
     """`<runs_dir>/<benchmark>/<model>/<method>/seed<k>`."""
-    return Path(config.runs_dir, config.benchmark.name, config.model.name, strategy.name, f"seed{config.seed}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return Path(config.runs_dir, config.benchmark.name, config.model.name, method, f"seed{config.seed}")
 
 
 def check(config: DictConfig) -> None:

@@ -1,24 +1,14 @@
 """Evaluation: greedy answers, batched, and their scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from metrics import METRICS, VARIANTS
-from trace_cl.batches import within_budget
-from trace_cl.ranks import Ranks
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model answered to one example, the reference, and the score (0–100) by each variant of the metric."""
-
-    index: int
-    prediction: str
-    reference: str
-    scores: dict[str, float]
+from trace_cl.data.batches import within_budget
+from trace_cl.metrics import METRICS, VARIANTS
+from trace_cl.records.predictions import Prediction
+from trace_cl.training.ranks import Ranks
 
 
 def generate(

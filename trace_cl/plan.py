@@ -10,13 +10,15 @@ import torch
 from omegaconf import DictConfig
 from transformers import AutoConfig, PreTrainedModel
 
-from strategies.base import Phase, Round, Strategy
-from trace_cl import engines
-from trace_cl.batches import Encoder
-from trace_cl.benchmark import load_data, prepare
 from trace_cl.config import as_dict, run_folder
-from trace_cl.memory import Layout, Memory, activations, largest_micro_batch
-from trace_cl.model import (
+from trace_cl.data.batches import Encoder
+from trace_cl.data.benchmark import load_data, prepare
+from trace_cl.strategies.base import Phase, Round, Strategy
+from trace_cl.tiny import CHECKPOINT
+from trace_cl.training import layout as layouts
+from trace_cl.training.layout import Layout
+from trace_cl.training.memory import Memory, activations, largest_micro_batch
+from trace_cl.training.model import (
     build_on_meta,
     count,
     device_and_dtype,
@@ -25,7 +27,6 @@ from trace_cl.model import (
     locate,
     trainable_share,
 )
-from trace_cl.tiny import CHECKPOINT
 
 
 def optimizer_steps(phase: Phase, global_batch: int) -> int:
@@ -85,7 +86,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     _, dtype = device_and_dtype(config.device, config.model.dtype)
     model = strategy.prepare(lambda _: build_on_meta(architecture), None)
-    layout = engines.layout(config.engine, engines.processes(config.engine, config.device))
+    layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
     rounds = benchmark.rounds(config.seed)
     planned = []
     for round in rounds:
@@ -102,7 +103,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
         "model": config.model.name,
         "method": strategy.name,
         "seed": config.seed,
-        "folder": str(run_folder(config, strategy)),
+        "folder": str(run_folder(config, strategy.name)),
         "parameters": count(set(model.parameters())),
         "optimizer_steps": sum(r["optimizer_steps"] for r in planned),
         "tokens": {"training": sum(r["tokens"] for r in planned), "tokenizer": tokenizer_name},

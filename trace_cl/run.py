@@ -19,21 +19,25 @@ import torch
 from omegaconf import DictConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from strategies.base import Round, Strategy
-from trace_cl import engines, environment, plan, report
-from trace_cl.batches import Encoder, answer_tokens, global_batches, shares
-from trace_cl.benchmark import Benchmark, Task, load_data, prepare
-from trace_cl.config import EngineConfig, TrainingConfig, as_dict, build_logger, build_strategy, check, run_folder
-from trace_cl.data import findings
-from trace_cl.engines.base import Engine, Optimization, Trainer
+from trace_cl import plan
+from trace_cl.analysis import report
+from trace_cl.build import build_logger, build_strategy
+from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, run_folder
+from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
+from trace_cl.data.benchmark import Benchmark, Task, load_data, prepare
+from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate, score
-from trace_cl.journal import Journal
-from trace_cl.loggers import Logger, NoLogger, score_curves, training_curves
-from trace_cl.memory import Layout
-from trace_cl.model import device_and_dtype, load_model, load_tokenizer, locate
-from trace_cl.progress import Progress
-from trace_cl.ranks import Ranks, join
+from trace_cl.records import environment
+from trace_cl.records.journal import Journal
+from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
+from trace_cl.records.progress import Progress
+from trace_cl.strategies.base import Round, Strategy
+from trace_cl.training import engines
+from trace_cl.training.engine import Engine, Optimization, Trainer
+from trace_cl.training.layout import Layout
+from trace_cl.training.model import device_and_dtype, load_model, load_tokenizer, locate
+from trace_cl.training.ranks import Ranks, join
 
 
 def start(config: DictConfig) -> None:
@@ -60,7 +64,7 @@ def start(config: DictConfig) -> None:
 
 def find_journal(config: DictConfig, strategy: Strategy, writes: bool = True) -> Journal:
     """The run's directory. Raises UserError where a run of another configuration lies there."""
-    journal = Journal(run_folder(config, strategy), list(config.benchmark.order), writes)
+    journal = Journal(run_folder(config, strategy.name), list(config.benchmark.order), writes)
     journal.check(as_dict(config))
     return journal
 

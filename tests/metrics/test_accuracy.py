@@ -2,7 +2,7 @@
 
 import pytest
 
-from metrics import VARIANTS, Variant, accuracy, first_character
+from trace_cl.metrics import VARIANTS, Variant, accuracy, first_character
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 

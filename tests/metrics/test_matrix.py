@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metrics import backward_transfer, overall_performance
-from metrics.matrix import Matrix
+from trace_cl.metrics import backward_transfer, overall_performance
+from trace_cl.metrics.matrix import Matrix
 
 ROWS = [[80.0, None, None], [50.0, 90.0, None], [20.0, 60.0, 70.0]]
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-import metrics
-from metrics import METRICS, VARIANTS, Metric, Variant
+from trace_cl import metrics
+from trace_cl.metrics import METRICS, VARIANTS, Metric, Variant
 
 each_metric = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
 each_variant = pytest.mark.parametrize("variant", VARIANTS)

@@ -8,8 +8,8 @@ from rouge import Rouge
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
-from metrics import rouge_l
-from metrics.rouge_l import UnicodeTokenizer
+from trace_cl.metrics import rouge_l
+from trace_cl.metrics.rouge_l import UnicodeTokenizer
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from fuzzywuzzy import fuzz
 
-from metrics import similarity
+from trace_cl.metrics import similarity
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from scipy.optimize import nnls
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from strategies import gem
-from strategies.base import Round
-from strategies.gem import GEM, inner_products, multipliers, project
-from trace_cl.batches import Encoded
-from trace_cl.engines.base import Optimization
-from trace_cl.engines.torch_engine import TorchTrainer
+from trace_cl.data.batches import Encoded
+from trace_cl.strategies import gem
+from trace_cl.strategies.base import Round
+from trace_cl.strategies.gem import GEM, inner_products, multipliers, project
+from trace_cl.training.engine import Optimization
+from trace_cl.training.torch_engine import TorchTrainer
 
 
 def problems(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -18,8 +18,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from strategies.hft import HalfFineTuningCallback, Selection, freeze, layers, select
-from trace_cl.model import build_on_meta, trainable_share
+from trace_cl.strategies.hft import HalfFineTuningCallback, freeze, layers, select
+from trace_cl.strategies.selection import Selection
+from trace_cl.training.model import build_on_meta, trainable_share
 
 ROUNDS = range(1, 9)
 SIZES: dict[str, Any] = {

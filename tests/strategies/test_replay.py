@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from strategies.base import Round
-from strategies.replay import Replay
+from trace_cl.strategies.base import Round
+from trace_cl.strategies.replay import Replay
 
 
 @dataclass

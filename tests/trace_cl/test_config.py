@@ -7,10 +7,11 @@ import hydra
 import pytest
 from support import compose
 
-from strategies.hft import HalfFineTuning
 from trace_cl.__main__ import groups
-from trace_cl.config import CONF_DIR, build_strategy, check, run_folder
+from trace_cl.build import build_strategy
+from trace_cl.config import CONF_DIR, check, run_folder
 from trace_cl.errors import UserError, nearest
+from trace_cl.strategies.hft import HalfFineTuning
 
 CHOICES = [f"{group}={choice}" for group, choices in groups().items() for choice in choices]
 
@@ -65,7 +66,7 @@ def test_the_papers_protocol() -> None:
 )
 def test_the_run_directory(overrides: tuple[str, ...], method: str) -> None:
     config = compose("seed=3", *overrides)
-    assert run_folder(config, build_strategy(config)) == Path("runs", "embedded", "tiny", method, "seed3")
+    assert run_folder(config, build_strategy(config).name) == Path("runs", "embedded", "tiny", method, "seed3")
 
 
 def test_hft_wraps_the_strategy() -> None:
@@ -107,8 +108,8 @@ def test_every_table_has_an_experiment_that_leads_to_its_published_run() -> None
     assert sorted(f"table{number}" for number in folders) == groups()["experiment"]
     for number, folder in folders.items():
         config = compose(f"experiment=table{number}")
-        run = run_folder(config, build_strategy(config))
+        run = run_folder(config, build_strategy(config).name)
         assert run == Path("runs", "trace", folder, "seed1")
         assert (published / folder / "matrix.csv").exists()
         tiny = compose(f"experiment=table{number}", "model=tiny")
-        assert run_folder(tiny, build_strategy(tiny)) == Path("runs", "embedded", "tiny", run.parts[3], "seed1")
+        assert run_folder(tiny, build_strategy(tiny).name) == Path("runs", "embedded", "tiny", run.parts[3], "seed1")

@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from trace_cl.batches import Encoder
+from trace_cl.data.batches import Encoder
 from trace_cl.evaluation import generate, score
-from trace_cl.model import load_tokenizer
 from trace_cl.tiny import CHECKPOINT
+from trace_cl.training.model import load_tokenizer
 
 TOKENIZER = load_tokenizer(str(CHECKPOINT))
 PROMPTS = [

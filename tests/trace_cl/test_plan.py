@@ -1,7 +1,7 @@
 """What the dry run counts, by hand."""
 
-from strategies.base import Phase
 from trace_cl.plan import optimizer_steps, tokens
+from trace_cl.strategies.base import Phase
 
 
 def test_an_epochs_last_batch_may_be_smaller() -> None:

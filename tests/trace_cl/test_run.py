@@ -10,16 +10,17 @@ import torch
 from support import TASKS, Killed, compose, find_trace_root, results
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from metrics import METRICS, backward_transfer, overall_performance
-from strategies.base import Round
-from strategies.seqft import SeqFT
 from trace_cl import run as runner
-from trace_cl.engines.torch_engine import TorchTrainer
 from trace_cl.errors import UserError
-from trace_cl.journal import Journal, read_matrix
-from trace_cl.model import load_tokenizer
+from trace_cl.metrics import METRICS, backward_transfer, overall_performance
+from trace_cl.records.files import read_matrix
+from trace_cl.records.journal import Journal
 from trace_cl.run import start
+from trace_cl.strategies.base import Round
+from trace_cl.strategies.seqft import SeqFT
 from trace_cl.tiny import CHECKPOINT
+from trace_cl.training.model import load_tokenizer
+from trace_cl.training.torch_engine import TorchTrainer
 
 Run = Callable[..., Path]
 

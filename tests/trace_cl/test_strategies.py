@@ -12,12 +12,12 @@ from support import Killed, compose, results
 from transformers import AutoModelForCausalLM
 
 from trace_cl import run as runner
-from trace_cl.batches import Encoder
-from trace_cl.config import build_strategy
+from trace_cl.build import build_strategy
+from trace_cl.data.batches import Encoder
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate
-from trace_cl.journal import Journal
-from trace_cl.model import load_tokenizer
+from trace_cl.records.journal import Journal
+from trace_cl.training.model import load_tokenizer
 
 Run = Callable[..., Path]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from trace_cl.embedded import generate
+from trace_cl.data.embedded import generate
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.tiny.material import documents, text
 

@@ -1,0 +1,173 @@
+"""The pictures: that they show what was measured, and can be read in print."""
+
+import io
+from itertools import pairwise, product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from numpy.typing import NDArray
+from PIL import Image
+
+from trace_cl.analysis.plots import KNOWN, WIDTHS, Method, curves, gather, heatmap, image, main, op_bwt, styles
+from trace_cl.records.files import PUBLISHED, read_matrix
+
+PAPER = sorted((PUBLISHED / "llama2-chat-7b").iterdir())
+
+
+def matrix(*rows: list[float]) -> pd.DataFrame:
+    """A run's scores on tasks a, b and c."""
+    filled = [[*row, *[np.nan] * (3 - len(row))] for row in rows]
+    return pd.DataFrame(filled, index=range(1, len(rows) + 1), columns=["a", "b", "c"])
+
+
+ONE = matrix([80], [60, 90], [40, 70, 50])  # OP 160/3, BWT (−40 − 20)/3
+TWO = matrix([90], [60, 70], [20, 70, 90])  # OP 60, BWT −70/3
+
+
+def points(line: Line2D) -> list[tuple[float, float]]:
+    """The line's points."""
+    return [(float(x), float(y)) for x, y in np.asarray(line.get_xydata())]
+
+
+def drawn_lines(figure: Figure) -> list[list[tuple[float, float]]]:
+    """The points of every line, panel by panel, without the shift that keeps methods apart."""
+    return [[(round(x), y) for x, y in points(line)] for axes in figure.axes for line in axes.lines]
+
+
+def test_curves_are_the_means_over_seeds_and_the_spread() -> None:
+    figure = curves([Method("seqft", [ONE, TWO]), Method("gem", [ONE])])
+    assert [axes.get_title() for axes in figure.axes] == ["1: a", "2: b", "3: c"]
+    assert drawn_lines(figure) == [
+        [(1, 85), (2, 60), (3, 30)],
+        [(1, 80), (2, 60), (3, 40)],
+        [(2, 80), (3, 70)],
+        [(2, 90), (3, 70)],
+        [(3, 70)],
+        [(3, 50)],
+    ]
+    [bars] = figure.axes[0].collections
+    # The sample's standard deviation of two values is their distance over √2.
+    lengths = [abs(top[1] - bottom[1]) for bottom, top in bars.get_segments()]  # type: ignore[attr-defined]
+    assert lengths == pytest.approx([2 * 10 / 2**0.5, 0, 2 * 20 / 2**0.5])
+
+
+def test_op_bwt_has_a_point_a_seed_and_hollow_ones_for_the_paper() -> None:
+    [axes] = op_bwt([Method("seqft", [ONE, TWO]), Method("seqft", [ONE], published=True)]).axes
+    ours, paper = axes.lines
+    assert [pytest.approx(point) for point in points(ours)] == [(-20, 160 / 3), (-70 / 3, 60)]
+    assert [pytest.approx(point) for point in points(paper)] == [(-20, 160 / 3)]
+    assert paper.get_markerfacecolor() == "none"
+    assert ours.get_markerfacecolor() == paper.get_markeredgecolor() == "#000000"
+
+
+def test_the_heatmap_shows_every_score_of_an_unfinished_run() -> None:
+    axes = heatmap(matrix([80], [60, 90])).axes[0]
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    assert shown == {(0, 0): "80", (0, 1): "60", (1, 1): "90"}
+    [shades] = axes.images
+    values: NDArray[np.float64] = np.ma.filled(np.ma.asarray(shades.get_array()), np.nan)
+    assert values == pytest.approx(np.array([[80, np.nan, np.nan], [60, 90, np.nan], [np.nan] * 3]), nan_ok=True)
+
+
+def test_methods_are_told_apart_without_colour() -> None:
+    methods = [*gather(PAPER), Method("another", [ONE]), Method("another+hft", [ONE])]
+    markers = [style["marker"] for style in styles(methods)]
+    assert len(set(markers)) == len(methods) == 14
+    luminances = [np.dot([0.299, 0.587, 0.114], to_rgb(style["color"])) for style in styles(gather(PAPER)[:7])]
+    families = sorted({round(luminance, 3) for luminance in luminances})
+    assert len(families) == 4, "two methods with HFT and without share a colour"
+    assert min(lighter - darker for darker, lighter in pairwise(families)) > 0.1
+
+
+def test_a_method_looks_the_same_in_every_picture() -> None:
+    everywhere = styles(gather(PAPER))
+    alone = [styles([method])[0] for method in gather(PAPER)[: len(KNOWN)]]
+    assert alone == everywhere[: len(KNOWN)]
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("picture", ["heatmap", "curves", "op_bwt"])
+def test_print(picture: str, width: float) -> None:
+    """The column's width, nothing cut off, no letter below 5 points, no legend on the data."""
+    methods = gather(PAPER)
+    if picture == "heatmap":
+        figure = heatmap(read_matrix(PAPER[-1] / "matrix.csv"), "seqft+hft: OP 51.3, BWT -5.6", width)
+    else:
+        figure = {"curves": curves, "op_bwt": op_bwt}[picture](methods, width)
+    with Image.open(io.BytesIO(image(figure))) as file:
+        pixels = np.asarray(file.convert("L"))
+    assert pixels.shape[1] == round(300 * width)
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == 255).all(), "something is cut off"
+    assert min(float(text.get_fontsize()) for text in figure.findobj(Text)) >= 5
+    figure.draw_without_rendering()
+    for legend, axes in product(figure.legends, figure.axes):
+        box = axes.get_tightbbox()
+        assert box is not None
+        assert not legend.get_window_extent().overlaps(box)
+
+
+def test_the_file_is_the_same_whenever_it_is_drawn() -> None:
+    for format, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+        first, second = (image(op_bwt([Method("gem", [ONE])]), format) for _ in range(2))
+        assert first == second
+        assert first.startswith(magic)
+
+
+def stored(folder: Path, scores: pd.DataFrame = ONE) -> Path:
+    folder.mkdir(parents=True)
+    scores.rename_axis(index="round").to_csv(folder / "matrix.csv")
+    return folder
+
+
+def test_the_command_draws_all_runs_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "embedded" / "tiny"
+    for method, seed, scores in (("gem", 1, ONE), ("gem", 2, TWO), ("seqft", 1, ONE), ("replay", 1, ONE[:2])):
+        stored(model / method / f"seed{seed}", scores)
+    where = ["--runs", str(tmp_path), "--out", str(tmp_path / "plots")]
+    assert main(["curves", *where, "--format", "png,pdf"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == f"not finished, left out: {model / 'replay' / 'seed1'}\n"
+    assert printed.out.split() == [str(tmp_path / "plots" / f"curves.{format}") for format in ("png", "pdf")]
+    assert main(["heatmap", *where]) == 0
+    names = {"tiny-gem-seed1", "tiny-gem-seed2", "tiny-seqft-seed1", "tiny-replay-seed1"}
+    assert {path.stem for path in (tmp_path / "plots").glob("heatmap-*.png")} == {f"heatmap-{name}" for name in names}
+
+
+def test_runs_and_published_ones_are_gathered_by_method(tmp_path: Path) -> None:
+    paper = [PUBLISHED / "llama2-chat-7b" / method for method in ("gem", "seqft")]
+    scores = read_matrix(paper[0] / "matrix.csv")
+    seeds = [stored(tmp_path / "tiny" / "gem" / f"seed{seed}", scores) for seed in (1, 2)]
+    gathered = [(method.name, method.published, len(method.matrices)) for method in gather([*paper, *seeds])]
+    assert gathered == [("gem", False, 2), ("seqft", True, 1), ("gem", True, 1)]
+
+
+def test_the_papers_runs_need_no_others(tmp_path: Path) -> None:
+    where = ["--runs", str(tmp_path), "--out", str(tmp_path)]
+    assert main(["op_bwt", "--published", "--model", "llama2-chat-13b", *where]) == 0
+    assert (tmp_path / "op_bwt.png").exists()
+
+
+def test_what_cannot_be_drawn_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = stored(tmp_path / "tiny" / "gem" / "seed1")
+    other_model = stored(tmp_path / "qwen" / "gem" / "seed1")
+    other_tasks = stored(tmp_path / "tiny" / "gem" / "seed2", ONE.rename(columns={"c": "d"}))
+    unfinished = stored(tmp_path / "tiny" / "gem" / "seed3", ONE[:1])
+    for runs, sentence in (
+        ([tmp_path], "is no run with a finished round: it holds no matrix.csv"),
+        ([one, other_model], f"does not lie in {tmp_path / 'tiny'} like those before it: draw them apart"),
+        ([one, other_tasks], "have not the same tasks: draw them apart"),
+        ([unfinished], "none of these runs is finished: only heatmaps can be drawn of them"),
+        ([], f"there is no run under {tmp_path / 'embedded' / 'tiny'}: start one with python -m trace_cl"),
+    ):
+        assert main(["curves", *map(str, runs), "--runs", str(tmp_path), "--out", str(tmp_path)]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.splitlines()[-1].startswith("error: ")
+        assert printed.err.endswith(sentence + "\n")

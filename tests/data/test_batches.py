@@ -1,0 +1,46 @@
+"""How examples become tokens and batches."""
+
+from trace_cl.data.batches import IGNORED, Encoded, Encoder, collate, global_batches, micro_batches, within_budget
+from trace_cl.tiny import CHECKPOINT
+from trace_cl.training.model import load_tokenizer
+
+TOKENIZER = load_tokenizer(str(CHECKPOINT))
+
+
+def test_prompt_and_answer_are_encoded_apart_and_joined() -> None:
+    example = Encoder(TOKENIZER, 1024, 512).example("态度：", "A")
+    plain = [TOKENIZER(text, add_special_tokens=False).input_ids for text in ("态度：", "A")]
+    assert example.prompt == [TOKENIZER.bos_token_id, *plain[0]]
+    assert example.answer == [*plain[1], TOKENIZER.eos_token_id]
+
+
+def test_a_long_prompt_loses_its_left_end_but_not_the_start_token() -> None:
+    ids = TOKENIZER("one two three four five six seven", add_special_tokens=False).input_ids
+    assert Encoder(TOKENIZER, 5, 512).prompt("one two three four five six seven") == [TOKENIZER.bos_token_id, *ids[-4:]]
+
+
+def test_a_cut_answer_has_no_end() -> None:
+    ids = TOKENIZER("one two three", add_special_tokens=False).input_ids
+    assert Encoder(TOKENIZER, 1024, 2).example("?", "one two three").answer == ids[:2]
+
+
+def test_an_epoch_holds_every_example_once_in_batches_of_exactly_that_size() -> None:
+    examples = [Encoded([number], [0]) for number in range(23)]
+    batches = list(global_batches(examples, 5, "1/1/a/1"))
+    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
+    order = [example.prompt[0] for batch in batches for example in batch]
+    assert sorted(order) == list(range(23)) != order
+    assert batches == list(global_batches(examples, 5, "1/1/a/1")) != list(global_batches(examples, 5, "1/1/a/2"))
+
+
+def test_micro_batches_stay_within_the_budget_longest_with_longest() -> None:
+    batch = [Encoded([0] * length, [0]) for length in (3, 90, 5, 40, 41, 7, 300)]
+    cut = micro_batches(batch, 100)
+    assert [[len(example) for example in part] for part in cut] == [[301], [91], [42, 41], [8, 6, 4]]
+    assert within_budget([], 100) == []
+
+
+def test_labels_stand_where_the_next_token_is_an_answer_token() -> None:
+    input_ids, labels = collate([Encoded([1, 5, 6], [7, 2]), Encoded([1, 5], [9])])
+    assert input_ids.tolist() == [[1, 5, 6, 7], [1, 5, 0, 0]]
+    assert labels.tolist() == [[IGNORED, IGNORED, 7, 2], [IGNORED, 9, IGNORED, IGNORED]]

@@ -1,0 +1,125 @@
+"""Bad files are refused with file and row; peculiar ones are reported."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import compose, find_trace_root
+
+from trace_cl.data import checks, files
+from trace_cl.data.batches import Encoder
+from trace_cl.data.benchmark import load_data, prepare
+from trace_cl.errors import UserError
+from trace_cl.tiny import CHECKPOINT
+from trace_cl.training.model import load_tokenizer
+
+GOOD = {"prompt": "p", "answer": "a"}
+
+
+@pytest.fixture
+def root(small_root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_root, tmp_path / "root"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"prompt": "p", "answer": "a"},\n {"prompt": "p" "answer"}]', "test.json, line 2: not valid JSON"),
+        (json.dumps(GOOD), "test.json: must be a non-empty array"),
+        ("[]", "test.json: must be a non-empty array"),
+        (json.dumps([GOOD, ["p", "a"]]), "test.json, row 1: must be an object"),
+        (json.dumps([GOOD, GOOD, {"prompt": "p"}]), 'test.json, row 2: "answer" is missing'),
+        (json.dumps([{**GOOD, "prompt": " \n"}]), 'test.json, row 0: "prompt" is empty'),
+        (json.dumps([{**GOOD, "answer": 3}]), 'test.json, row 0: "answer" must be a text, not a number'),
+        (json.dumps([{**GOOD, "answer": None}]), 'test.json, row 0: "answer" must be a text, not null'),
+        (json.dumps([{**GOOD, "answer": []}]), 'test.json, row 0: "answer" must be a text, not empty an array'),
+    ],
+)
+def test_a_bad_file_is_named_with_its_row(root: Path, content: str, message: str) -> None:
+    (root / "FOMC" / "test.json").write_text(content)
+    with pytest.raises(UserError, match="FOMC") as refused:
+        files.load("trace", str(root), ["C-STANCE", "FOMC"], "Lima")
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "FOMC" / "eval.json").unlink(), "eval.json is missing"),
+        (lambda root: shutil.rmtree(root / "FOMC"), "FOMC is missing"),
+        (lambda root: shutil.rmtree(root), "is no folder: set benchmark.root"),
+        (lambda root: (root / "FOMC" / "eval.json").write_bytes(b"[\xff]"), "byte 1: not valid UTF-8"),
+    ],
+)
+def test_a_missing_or_unreadable_file_is_named(root: Path, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(root)
+    with pytest.raises(UserError, match=r"FOMC|root") as refused:
+        files.load("trace", str(root), ["FOMC"], "Lima")
+    assert message in str(refused.value)
+
+
+def test_leaks_and_repeats_are_found_and_can_be_left_out(root: Path) -> None:
+    train = json.loads((root / "FOMC" / "train.json").read_text())
+    test = [train[3], {"prompt": "new", "answer": "B "}, train[7], {"prompt": "new", "answer": "C"}]
+    for split in ("eval", "test"):
+        (root / "FOMC" / f"{split}.json").write_text(json.dumps(test))
+    task = files.read_task(root, "FOMC")
+    assert task.leaked("test") == {0, 2}
+    assert checks.findings(task) == [
+        "2 of 4 eval prompts stand in train",
+        "2 of 4 test prompts stand in train",
+        "the eval split is the test split",
+        "4 eval rows are 3 different prompts",
+        "4 test rows are 3 different prompts",
+        "2 answers begin or end with blanks",
+    ]
+    encoder = Encoder(load_tokenizer(str(CHECKPOINT)), 64, 8)
+    for drop, indices in (("false", [0, 1, 2]), ("true", [1])):
+        config = compose(
+            "benchmark=trace",
+            f"benchmark.root={root}",
+            "benchmark.order=[FOMC]",
+            "benchmark.max_train=5",
+            "benchmark.max_test=3",
+            f"benchmark.drop_leaked={drop}",
+        ).benchmark
+        benchmark = prepare(config, load_data(config), "test", encoder)
+        assert benchmark.tasks[0].indices == indices
+        assert len(benchmark.tasks[0].train) == 5
+    config.max_test = 1
+    with pytest.raises(UserError, match=r"FOMC: benchmark.drop_leaked=true leaves no test example"):
+        prepare(config, load_data(config), "test", encoder)
+
+
+def test_instructions_need_a_training_split_alone(root: Path) -> None:
+    """LIMA's own test split has no answers."""
+    (root / "Lima" / "test.json").write_text(json.dumps([{"prompt": "p", "answer": ""}]))
+    assert list(files.load("trace", str(root), ["FOMC"], "Lima")["Lima"].splits) == ["train"]
+
+
+def test_the_embedded_benchmark_has_no_leaks() -> None:
+    names = ["C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten"]
+    loaded = files.load("embedded", None, names, "Lima")
+    assert {name: checks.findings(task) for name, task in loaded.items()} == {name: [] for name in [*names, "Lima"]}
+
+
+def test_real_data_shows_what_was_measured_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """A leak is a leak whichever part of TRACE's files lies here; the counts are those of the part that does."""
+    assert checks.main([str(find_trace_root())]) == 0
+    table, _, findings = capsys.readouterr().out.partition("(token lengths")
+    assert len(table.splitlines()) >= 1 + 8 * 3 + 1
+    assert "FOMC: the eval split is the test split" in findings or "FOMC: eval and test share" in findings
+    assert "test prompts stand in train" in findings
+    assert "NumGLUE-cm: 500 train rows are" in findings or "NumGLUE-cm: 5000 train rows are 282" in findings
+    assert "20Minuten: " in findings
+
+
+def test_a_faulty_folder_ends_the_command_with_a_sentence(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(root / "Py150")
+    assert checks.main([str(root)]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"error: {root / 'Py150'} is missing: put Py150's train.json, eval.json, test.json there\n"
+    )

@@ -1,0 +1,297 @@
+"""Two ranks over gloo against one device: the same matrix, the same weights, whatever is spread over them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import ranks
+import torch
+from omegaconf import DictConfig, OmegaConf
+from ranks import (
+    eight_rounds_of_each_stage,
+    on_two_ranks,
+    optimizers_bytes_of_each_stage,
+    start_all,
+    start_and_die_after_the_first_round,
+)
+from safetensors.torch import load_file
+from support import TASKS, Killed, compose, killed_after_writing, results
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from trace_cl.config import as_dict
+from trace_cl.records.journal import Journal
+from trace_cl.run import start
+from trace_cl.training.layout import processes
+
+METHODS = {
+    "seqft": (),
+    "seqft+hft": ("hft=true",),
+    "gem": ("strategy=gem",),
+    "gem+hft": ("strategy=gem", "hft=true"),
+    "replay": ("strategy=replay",),
+    "replay+hft": ("strategy=replay", "hft=true"),
+    "lora_seqft": ("strategy=lora_seqft", "strategy.dropout=0"),
+}
+HALF = {0: ("seqft+hft", "gem", "lora_seqft"), 2: ("seqft", "gem+hft", "replay"), 3: ("seqft+hft", "gem", "replay+hft")}
+"""What is tried each time; the whole grid is `make test-distributed`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run on two ranks."""
+
+    method: str
+    settings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "-".join([self.method, *self.settings]).replace("engine.", "").replace("=", "_")
+
+
+grid = [
+    pytest.param(
+        Job(method, (f"engine.zero_stage={stage}",)),
+        marks=() if method in tried else pytest.mark.whole_grid,
+        id=f"{method}, stage {stage}",
+    )
+    for stage, tried in HALF.items()
+    for method in METHODS
+]
+still_spread = [Job(method, ("engine.zero_stage=3", "engine.gather=false")) for method in ("seqft+hft", "lora_seqft")]
+in_bf16 = [Job("gem+hft", (f"engine.zero_stage={stage}", "model.dtype=bf16")) for stage in (0, 2, 3)]
+saving_memory = [
+    Job("seqft", ("engine.zero_stage=3", f"engine.{how}=true"))
+    for how in ("gradient_checkpointing", "offload_optimizer")
+]
+
+Configure = Callable[..., DictConfig]
+
+
+@pytest.fixture(scope="session")
+def configure(small_model: Path, small_root: Path) -> Configure:
+    """A run of three rounds on the small benchmark, at a rate at which noise stays noise."""
+
+    def configured(runs_dir: Path, *overrides: str) -> DictConfig:
+        return compose(
+            "benchmark=trace",
+            f"benchmark.root={small_root}",
+            f"benchmark.order=[{','.join(TASKS)}]",
+            "benchmark.tasks={C-STANCE:{epochs:2},FOMC:{epochs:2},MeetingBank:{epochs:2,answer_tokens:6}}",
+            f"model.path={small_model}",
+            "training.global_batch=5",
+            "training.learning_rate=0.003",
+            "training.eps=1e-4",
+            f"runs_dir={runs_dir}",
+            *overrides,
+        )
+
+    return configured
+
+
+@pytest.fixture(scope="session")
+def on_one_device(tmp_path_factory: pytest.TempPathFactory, configure: Configure) -> Callable[[str], Path]:
+    """The same runs by engine=torch in one process, each made once."""
+    runs = tmp_path_factory.mktemp("one")
+
+    def folder(method: str) -> Path:
+        start(configure(runs, "engine=torch", *METHODS[method]))
+        return runs / "trace" / "tiny" / method / "seed1"
+
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    [file] = (folder / "checkpoint").glob("*model.safetensors")
+    return load_file(file)
+
+
+def recorded(folder: Path, figure: str) -> list[float]:
+    """A figure of every optimizer step."""
+    return [json.loads(line)[figure] for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(folder: Path, reference: Path) -> None:
+    assert (folder / "matrix.csv").read_text() == (reference / "matrix.csv").read_text()
+    for figure in ("loss", "gradient_norm"):  # the norm before clipping, which would hide a gradient twice too large
+        assert recorded(folder, figure) == pytest.approx(recorded(reference, figure), rel=1e-3), figure
+    ours, theirs = weights(folder), weights(reference)
+    assert ours.keys() == theirs.keys()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="session")
+def on_both_ranks(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, configure: Configure
+) -> Callable[[Job], Path]:
+    """The runs the collected tests ask for, made in one go: to start two ranks takes longer than most of them."""
+    runs = tmp_path_factory.mktemp("two")
+    jobs = [item.callspec.params["job"] for item in request.session.items if "on_both_ranks" in item.fixturenames]  # type: ignore[attr-defined]
+    on_two_ranks(
+        start_all,
+        [as_dict(configure(runs / str(job), "engine=deepspeed", *job.settings, *METHODS[job.method])) for job in jobs],
+    )
+    return lambda job: runs / str(job) / "trace" / "tiny" / job.method / "seed1"
+
+
+@pytest.mark.parametrize("job", [*grid, *(pytest.param(job, id=str(job)) for job in saving_memory)])
+def test_two_ranks_give_what_one_device_gives(
+    job: Job, on_both_ranks: Callable[[Job], Path], on_one_device: Callable[[str], Path]
+) -> None:
+    assert_same_run(on_both_ranks(job), on_one_device(job.method))
+
+
+@pytest.mark.parametrize("job", still_spread, ids=str)
+def test_weights_that_stay_spread_between_rounds_answer_alike(
+    job: Job, on_both_ranks: Callable[[Job], Path], on_one_device: Callable[[str], Path]
+) -> None:
+    assert_same_run(on_both_ranks(job), on_one_device(job.method))
+    assert results(on_both_ranks(job)) == results(on_one_device(job.method))
+
+
+@pytest.mark.parametrize("job", in_bf16, ids=str)
+def test_bf16_learns_as_on_one_device(job: Job, on_both_ranks: Callable[[Job], Path], configure: Configure) -> None:
+    """Where the optimizer holds what learns in fp32, and where the parameters themselves are held so: the same losses,
+    to what bf16 can tell apart."""
+    there = on_both_ranks(job)
+    start(configure(there.parents[4] / "one", "engine=torch", "model.dtype=bf16", *METHODS[job.method]))
+    here = there.parents[4] / "one" / "trace" / "tiny" / job.method / "seed1"
+    ours, theirs = recorded(there, "loss"), recorded(here, "loss")
+    assert theirs[-1] < theirs[0] - 1
+    assert ours == pytest.approx(theirs, rel=0.01)
+
+
+def test_a_run_goes_on_on_another_number_of_ranks(
+    tmp_path: Path, configure: Configure, on_one_device: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = ("engine=deepspeed", "engine.zero_stage=3", *METHODS["gem+hft"])
+    with pytest.raises(ProcessRaisedException, match="Killed"):
+        on_two_ranks(start_and_die_after_the_first_round, as_dict(configure(tmp_path / "down", *two)))
+    start(configure(tmp_path / "down", "engine=torch", *METHODS["gem+hft"]))
+    assert_same_run(tmp_path / "down" / "trace" / "tiny" / "gem+hft" / "seed1", on_one_device("gem+hft"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "finish_round", killed_after_writing(Journal.finish_round))
+        with pytest.raises(Killed):
+            start(configure(tmp_path / "up", "engine=torch", *METHODS["gem+hft"]))
+    on_two_ranks(start_all, [as_dict(configure(tmp_path / "up", *two))])
+    assert_same_run(tmp_path / "up" / "trace" / "tiny" / "gem+hft" / "seed1", on_one_device("gem+hft"))
+
+
+def test_eight_rounds_leave_nothing_behind(tmp_path: Path) -> None:
+    on_two_ranks(eight_rounds_of_each_stage, tmp_path)
+    for rank in (0, 1):
+        for stage, live in json.loads((tmp_path / f"rank{rank}").read_text()).items():
+            assert len(live) == 8
+            assert live[7] <= 1.02 * live[1], stage
+
+
+def test_half_of_the_layers_needs_half_of_the_optimizers_state(tmp_path: Path) -> None:
+    """AdamW's two moments, counted on both ranks: under HFT without those of the layers' frozen half."""
+    on_two_ranks(optimizers_bytes_of_each_stage, tmp_path)
+    told = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1)]
+    model = ranks.model_of()
+    everything = sum(p.numel() for p in model.parameters())
+    in_layers = sum(p.numel() for p in model.get_decoder().layers.parameters())
+    for stage in ("0", "2", "3"):
+        full, half = (sum(rank[stage][method] for rank in told) for method in ("FFT", "HFT"))
+        copies = 2 if stage == "0" else 1  # stage 0 deals nothing out
+        assert full == pytest.approx(copies * 2 * 4 * everything, rel=1e-3)
+        assert full - half == pytest.approx(copies * 2 * 4 * in_layers / 2, rel=1e-3)
+
+
+def test_the_run_ends_with_a_rank_and_goes_on_afterwards(tmp_path: Path, small_root: Path, small_model: Path) -> None:
+    """By the very command a user types: one of two ranks is killed in the middle of the second round."""
+    command = [sys.executable, "-m", "trace_cl", "engine=deepspeed", "engine.processes=2", f"model.path={small_model}"]
+    command += ["benchmark=trace", f"benchmark.root={small_root}", f"benchmark.order=[{','.join(TASKS)}]"]
+    command += ["training.global_batch=2", "benchmark.tasks={FOMC:{epochs:50}}", f"runs_dir={tmp_path}"]
+    folder = tmp_path / "trace" / "tiny" / "seqft" / "seed1"
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    steps = folder / "train.jsonl"
+    while run.poll() is None and not (steps.exists() and '"round": 2' in steps.read_text()):
+        time.sleep(0.1)
+    children = psutil.Process(run.pid).children()
+    both = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    assert len(both) == 2
+    os.kill(both[1].pid, signal.SIGKILL)
+    began = time.monotonic()
+    _, said = run.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert run.returncode == 1
+    assert said.count("SIGKILL") == 1
+    assert "Traceback" not in said
+    assert not any(process.is_running() for process in both)
+    assert len((folder / "matrix.csv").read_text().splitlines()) == 2
+
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len((folder / "matrix.csv").read_text().splitlines()) == 4
+    assert again.stdout.count("OP ") == 2  # one table after each of the two rounds left
+    assert again.stderr.count("data: FOMC") <= 1
+
+
+def test_the_ranks_that_slurm_starts_find_each_other(
+    tmp_path: Path, configure: Configure, on_one_device: Callable[[str], Path]
+) -> None:
+    """Two processes in the surroundings that srun makes, where `scontrol` tells the first node's name."""
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text("#!/bin/sh\necho localhost\n")
+    scontrol.chmod(0o755)
+    saved = tmp_path / "config.yaml"
+    OmegaConf.save(configure(tmp_path / "runs"), saved)
+    program = "import sys; from omegaconf import OmegaConf; from trace_cl.launch import launch; "
+    command = [sys.executable, "-c", program + "launch(OmegaConf.load(sys.argv[1]))", str(saved)]
+    slurm = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_JOB_ID": str(os.getpid())}
+    here = {**os.environ, **slurm, "PATH": f"{scontrol.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            command,
+            env={**here, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0].count("OP ") == 3
+    assert said[1] == ("", "")
+    assert_same_run(tmp_path / "runs" / "trace" / "tiny" / "seqft" / "seed1", on_one_device("seqft"))
+
+
+def command_on_two_ranks(*overrides: str) -> subprocess.CompletedProcess[str]:
+    """What a user types, its strategies looked for in the tests too."""
+    command = [sys.executable, "-m", "trace_cl", "engine=deepspeed", "engine.processes=2", *overrides]
+    here = {**os.environ, "PYTHONPATH": str(Path(ranks.__file__).parent)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=here)
+
+
+def test_a_rank_that_fails_is_quoted_once(tmp_path: Path, small_root: Path, small_model: Path) -> None:
+    small = (f"model.path={small_model}", "benchmark=trace", f"benchmark.root={small_root}", f"runs_dir={tmp_path}")
+    failed = command_on_two_ranks(*small, "strategy._target_=ranks.FailsOnTheSecondRank")
+    assert failed.returncode == 1
+    assert failed.stderr.count("Traceback") == 1
+    assert "rank 1:" in failed.stderr
+    assert "RuntimeError: no room left" in failed.stderr
+
+    refused = command_on_two_ranks(*small, "benchmark.root=/nowhere", "seed=2")
+    assert refused.returncode == 2
+    assert refused.stderr.count("error:") == 1
+    assert "/nowhere" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes(compose("device=cpu").engine, "cpu") == 1
+    assert processes(compose("device=cpu", "engine.processes=2").engine, "cpu") == 2
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert processes(compose().engine, "auto") == 8
+    assert processes(compose("engine=torch").engine, "auto") == 1

@@ -1,0 +1,1 @@
+"""What is read out of stored runs. Nothing here needs PyTorch."""

@@ -1,0 +1,1 @@
+"""The benchmarks: their files read and checked, their examples encoded and batched."""

@@ -1,0 +1,45 @@
+"""The embedded benchmark: eight small tasks after TRACE's (arXiv 2310.06762), made on the spot.
+
+No files and no network. Each task is one module with a function `example(draw)`; prompt shape, answer type and metric
+are those of the TRACE task of that name, the texts are our own, and much shorter.
+"""
+
+from collections.abc import Callable
+
+from trace_cl.data.embedded import c_stance, fomc, lima, meetingbank, minuten, numglue_cm, numglue_ds, py150, scienceqa
+from trace_cl.data.embedded.draw import Draw
+
+_TASKS: dict[str, tuple[Callable[[Draw], tuple[str, str]], int]] = {
+    # task: (example, training examples). Long texts learned for seven epochs come in smaller numbers, tasks of three
+    # epochs in larger ones, so that the eight rounds cost about the same time.
+    "C-STANCE": (c_stance.example, 240),
+    "FOMC": (fomc.example, 300),
+    "MeetingBank": (meetingbank.example, 100),
+    "Py150": (py150.example, 120),
+    "ScienceQA": (scienceqa.example, 400),
+    "NumGLUE-cm": (numglue_cm.example, 300),
+    "NumGLUE-ds": (numglue_ds.example, 300),
+    "20Minuten": (minuten.example, 100),
+    "Lima": (lima.example, 100),
+}
+_EVAL, _TEST = 40, 50
+
+
+def generate() -> dict[str, dict[str, list[dict[str, str]]]]:
+    """Task name (TRACE's order, then "Lima") -> "train", "eval", "test" -> `{"prompt", "answer"}` rows.
+
+    Within a task no prompt comes twice, in one split or in two; every call returns the same bytes.
+    """
+    benchmark = {}
+    for seed, (task, (example, train)) in enumerate(_TASKS.items()):
+        draw, answers = Draw(seed), dict[str, str]()
+        while len(answers) < train + _EVAL + _TEST:
+            prompt, answer = example(draw)
+            answers.setdefault(prompt, answer)
+        rows = [{"prompt": prompt, "answer": answer} for prompt, answer in answers.items()]
+        benchmark[task] = {
+            "train": rows[: -_EVAL - _TEST],
+            "eval": rows[-_EVAL - _TEST : -_TEST],
+            "test": rows[-_TEST:],
+        }
+    return benchmark

@@ -1,0 +1,1 @@
+"""Starting runs: on several processes, in sweeps, and whether this machine can."""

@@ -1,0 +1,1 @@
+"""Models, their loss, and the engines that train them on one device or many."""

@@ -1,0 +1,68 @@
+"""The engines: how a round's gradients are made and followed, on one device (PyTorch alone) or on many (DeepSpeed)."""
+
+from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
+
+import torch
+
+from trace_cl.config import EngineConfig
+from trace_cl.errors import UserError
+from trace_cl.training.engine import Engine, Optimization
+from trace_cl.training.layout import layout
+from trace_cl.training.ranks import Ranks
+from trace_cl.training.torch_engine import TorchEngine
+
+
+def check(settings: EngineConfig, ranks: int, reads_gradients: str) -> None:
+    """Raise UserError where no engine could do what is asked; the strategy tells what it reads of the gradients."""
+    spread = layout(settings, ranks)
+    if settings.name == "torch" and ranks > 1:
+        raise UserError(f"engine=torch is for one process, and there are {ranks}: set engine=deepspeed")
+    if spread.offload_optimizer and spread.stage == 0:
+        raise UserError("engine.offload_optimizer=true needs engine.zero_stage=2 or 3")
+    if spread.offload_optimizer and reads_gradients != "nothing":
+        raise UserError("engine.offload_optimizer=true leaves this strategy no gradients to read: set it to false")
+    if spread.stage > 0 and reads_gradients == "whole":
+        raise UserError(f"engine.zero_stage={spread.stage} leaves no rank a whole gradient to keep: set it to 0")
+    if settings.name == "deepspeed" or ranks > 1:
+        _deepspeed()
+
+
+def choose(settings: EngineConfig, ranks: int, reads_gradients: str, device: torch.device, need: int) -> EngineConfig:
+    """What `auto` comes to, for a run that needs so many bytes on one device besides its activations."""
+    if settings.name != "auto":
+        return settings
+    if ranks > 1:
+        return replace(settings, name="deepspeed")
+    too_large = device.type == "cuda" and need > torch.cuda.mem_get_info(device)[1]
+    if too_large and reads_gradients == "nothing":
+        return replace(settings, name="deepspeed", zero_stage=2, offload_optimizer=True)
+    return replace(settings, name="torch")
+
+
+def build(
+    settings: EngineConfig, optimization: Optimization, device: torch.device, tokens_per_batch: int, ranks: Ranks
+) -> Engine:
+    """The engine these settings name."""
+    if settings.name == "torch":
+        return TorchEngine(optimization, device, tokens_per_batch, settings.gradient_checkpointing)
+    engine: Engine = _deepspeed().DeepSpeedEngine(
+        optimization,
+        device,
+        tokens_per_batch,
+        ranks,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        zero_stage=settings.zero_stage,
+        offload_optimizer=settings.offload_optimizer,
+        gather=settings.gather,
+    )
+    return engine
+
+
+def _deepspeed() -> ModuleType:
+    """The engine that is imported only when it is chosen."""
+    try:
+        return import_module("trace_cl.training.deepspeed_engine")
+    except ImportError as error:
+        raise UserError(f"engine=deepspeed needs a package ({error}): pip install 'trace-cl[deepspeed]'") from error

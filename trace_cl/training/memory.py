@@ -1,0 +1,155 @@
+"""How many bytes a round's training needs on each device, counted before anything is allocated.
+
+Weights, gradients and optimizer follow from which parameters learn and how they are spread over the ranks (ZeRO,
+arXiv 1910.02054, section 3). Activations are counted by the forward pass itself, run on tensors that have shapes and no
+values. Not counted: what the communication between ranks and the allocator take besides, a gigabyte or two on a GPU.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PreTrainedModel
+
+from trace_cl.data.batches import Encoded, answer_tokens, collate, micro_batches
+from trace_cl.strategies.base import shape_of
+from trace_cl.training.engine import AnswerLoss
+from trace_cl.training.layout import Layout
+
+FP32 = 4
+PERSISTENT = 100_000
+"""ZeRO-3 leaves parameters of at most this many numbers whole on every rank once they are gathered."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each device; `strategy` is what the strategy keeps besides: GEM its memories' gradients."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    strategy: int = 0
+    activations: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        parameters: Iterable[nn.Parameter],
+        dtype: torch.dtype,
+        layout: Layout,
+        extra_bytes: Callable[[int], int] = lambda learning: 0,
+        activations: int = 0,
+    ) -> "Memory":
+        """Of these parameters, those that learn and those that do not; `extra_bytes` tells, of so many learning on one
+        device, what the strategy keeps.
+
+        Below stage 2 a device holds everything: frozen weights in the model's dtype, what learns in fp32, with its
+        gradient and AdamW's two moments. From stage 2 on the optimizer has an fp32 copy of what learns, and it, the
+        moments and the gradients are dealt out; in stage 3 the weights too.
+        """
+        sizes = {p: (shape_of(p).numel(), p.requires_grad) for p in parameters}
+        everything = sum(size for size, _ in sizes.values())
+        learning = sum(size for size, learns in sizes.values() if learns)
+        if layout.stage == 0:
+            held = FP32 if layout.held_in_fp32(dtype) else dtype.itemsize
+            return cls(
+                weights=(everything - learning) * dtype.itemsize + learning * held,
+                gradients=learning * FP32,
+                optimizer=learning * 2 * FP32,
+                strategy=extra_bytes(learning),
+                activations=activations,
+            )
+        share = -(-learning // layout.ranks)
+        weights = everything * dtype.itemsize
+        if layout.stage == 3:
+            persistent = sum(size for size, _ in sizes.values() if size <= PERSISTENT)
+            weights = weights // layout.ranks + persistent * dtype.itemsize
+        return cls(
+            weights=weights,
+            gradients=0 if layout.offload_optimizer else share * FP32,
+            optimizer=0 if layout.offload_optimizer else share * 3 * FP32,
+            strategy=extra_bytes(share),
+            activations=activations,
+        )
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.strategy + self.activations
+
+
+def largest_micro_batch(examples: Sequence[Encoded], tokens_per_batch: int) -> tuple[int, int, int]:
+    """Rows, padded length and answer tokens of the micro-batch with the most of the second two."""
+    batches = micro_batches(examples, tokens_per_batch)
+    return max(((*collate(b)[0].shape, answer_tokens(b)) for b in batches), key=lambda shape: shape[0] * shape[1])
+
+
+def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micro_batch: tuple[int, int, int]) -> int:
+    """Bytes that the forward pass of a micro-batch keeps for the backward pass.
+
+    `model` is one without weights (on the meta device), with this round's parameters learning. With gradient
+    checkpointing a layer keeps its input alone, and one layer at a time has all of its own back.
+    """
+    rows, length, answers = micro_batch
+    autocast = layout.held_in_fp32(dtype)
+    model = copy.deepcopy(model).train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        pretend(model, dtype, torch.float32 if autocast else dtype)
+        loss = AnswerLoss(model, autocast)
+        kept = Kept(model)
+        with torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda tensor: tensor):
+            loss.of_answers(
+                loss.hidden(torch.zeros(rows, length, dtype=torch.long)).flatten(0, 1)[:answers],
+                torch.zeros(answers, dtype=torch.long),
+            )
+    by_layer = kept.by_layer()
+    if not layout.gradient_checkpointing:
+        return sum(by_layer.values())
+    outside = by_layer.pop(None, 0)
+    inputs: int = len(by_layer) * rows * length * model.config.hidden_size * dtype.itemsize
+    return outside + inputs + max(by_layer.values())
+
+
+def pretend(model: PreTrainedModel, frozen: torch.dtype, learning: torch.dtype) -> None:
+    """Give a model on the meta device weights that pretend to be in main memory: frozen ones, and those that learn."""
+    fresh: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                dtype = learning if parameter.requires_grad else frozen
+                weights = torch.empty(parameter.shape, dtype=dtype)
+                module._parameters[name] = fresh.setdefault(parameter, nn.Parameter(weights, parameter.requires_grad))
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+class Kept:
+    """What autograd saves, by the layer that was at work; a storage counts once, and weights do not."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.layer: int | None = None
+        self.storages: dict[int, tuple[int | None, torch.UntypedStorage]] = {}
+        self.weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        for number, layer in enumerate(model.get_decoder().layers):
+            layer.register_forward_pre_hook(lambda *_, n=number: self._enter(n))
+            layer.register_forward_hook(lambda *_: self._enter(None))
+
+    def _enter(self, layer: int | None) -> None:
+        self.layer = layer
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """A hook: take note of a tensor that is saved."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.weights:
+            self.storages.setdefault(storage._cdata, (self.layer, storage))
+        return tensor
+
+    def by_layer(self) -> dict[int | None, int]:
+        """Bytes, by layer; None is what lies outside the layers."""
+        found: dict[int | None, int] = {}
+        for layer, storage in self.storages.values():
+            found[layer] = found.get(layer, 0) + storage.nbytes()
+        return found

@@ -1,0 +1,162 @@
+"""Models and tokenizers: loaded from safetensors alone, never with remote code; or built without weights, to count."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import torch
+from huggingface_hub import auth_check, snapshot_download
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+from trace_cl.errors import UserError
+from trace_cl.records.files import PACKAGE
+from trace_cl.strategies.base import shape_of
+
+# What goes wrong at the hub is told in our own one sentence.
+logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+hf_logging.set_verbosity_error()
+# Where DeepSpeed is installed transformers imports it to save a model, and it warns of a machine without a GPU.
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+hf_logging.disable_progress_bar()
+
+FILES = ["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"]
+"""What is downloaded of a hub model."""
+
+
+def locate(source: str, path: str | None) -> str:
+    """The folder a model is loaded from: `path`, one of this package (`pkg://…`), or a download from the hub.
+
+    Raises UserError where there is no model, or none with safetensors.
+    """
+    if path is not None:
+        folder = Path(path)
+    elif source.startswith("pkg://"):
+        folder = PACKAGE / source.removeprefix("pkg://")
+    else:
+        folder = download(source)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no model (no config.json): set model.path to a folder in Hugging Face layout")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{folder} holds no *.safetensors: weights are never read from pickle files; convert them first"
+        )
+    return str(folder)
+
+
+def download(source: str) -> Path:
+    """A hub model's files, from the cache where they are there already. Raises UserError where they cannot be had."""
+    unreachable = _hub_is_unreachable()
+    try:
+        return Path(snapshot_download(source, allow_patterns=FILES, local_files_only=unreachable is not None))
+    except (OSError, HfHubHTTPError) as error:
+        reason = " ".join(str(unreachable or error).split()).partition(". ")[0]
+        raise UserError(
+            f"{source} could not be fetched from the Hugging Face hub ({reason}): "
+            "download it where there is a network, and set model.path=DIR to the folder"
+        ) from error
+
+
+def why_absent(source: str, path: str | None) -> str | None:
+    """Why `locate` would find no model, asked without downloading one; None where it would."""
+    try:
+        if path is not None or source.startswith("pkg://"):
+            locate(source, path)
+        else:
+            locate(source, snapshot_download(source, allow_patterns=FILES, local_files_only=True))
+    except UserError as error:
+        return str(error)
+    except LocalEntryNotFoundError:
+        if _hub_is_unreachable():
+            return f"{source} is not on this machine, and the Hugging Face hub cannot be reached"
+        try:
+            auth_check(source)
+        except HfHubHTTPError:
+            return f"the Hugging Face hub does not give {source} to you: ask for access there, then `hf auth login`"
+    return None
+
+
+def _hub_is_unreachable() -> OSError | None:
+    """Why the hub does not answer, asked once: a download would go on trying for most of a minute."""
+    try:
+        urlopen(ENDPOINT, timeout=10).close()
+    except HTTPError:
+        return None  # an answer, if an unfriendly one
+    except OSError as error:
+        return error
+    return None
+
+
+def device_and_dtype(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+    """`auto` is the GPU where there is one; by default weights are bf16 there and fp32 on the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    types = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    return torch.device(device), types[dtype or ("fp32" if device == "cpu" else "bf16")]
+
+
+def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder. Raises UserError where there is none, or none with an end-of-sequence token."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no tokenizer that can be read: {_in_one_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{folder}: its tokenizer has no end-of-sequence token, which every answer must end with")
+    return tokenizer
+
+
+def load_model(folder: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a folder, in main memory and evaluation mode. Raises UserError where it cannot be read."""
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder} holds no model that can be read: {_in_one_line(error)}") from error
+    model.eval()
+    return model
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0]
+
+
+def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
+    """A model without weights, to count."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    return model
+
+
+def frozen_modules(model: nn.Module) -> list[str]:
+    """The names of the modules none of whose own parameters learn."""
+    own = {name: list(module.parameters(recurse=False)) for name, module in model.named_modules()}
+    return [name for name, params in own.items() if params and not any(p.requires_grad for p in params)]
+
+
+def trainable_share(model: nn.Module) -> float:
+    """Trained / all parameters of the transformer layers' matrices (biases, norms and embeddings not counted)."""
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    matrices = {p for stack in stacks for p in stack.parameters() if len(shape_of(p)) == 2}
+    return count(matrices, trainable=True) / count(matrices)
+
+
+def count(parameters: Sequence[nn.Parameter] | set[nn.Parameter], trainable: bool = False) -> int:
+    """How many numbers these parameters hold; or only those that learn."""
+    return sum(shape_of(p).numel() for p in parameters if p.requires_grad or not trainable)
