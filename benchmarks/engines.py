@@ -22,8 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from trace_cl.analysis.report import markdown
 from trace_cl.config import CONF_DIR, EngineConfig, as_dict
-from trace_cl.data.batches import Encoded, Encoder, global_batches
+from trace_cl.data.batches import Encoder, global_batches
 from trace_cl.data.benchmark import load_data, prepare
+from trace_cl.strategies.base import Example
 from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection
 from trace_cl.tiny import CHECKPOINT
@@ -55,7 +56,7 @@ class Measured:
 
 
 def train(
-    settings: EngineConfig, model: PreTrainedModel, frozen: list[str], batches: list[list[Encoded]], budget: int
+    settings: EngineConfig, model: PreTrainedModel, frozen: list[str], batches: list[list[Example]], budget: int
 ) -> Measured:
     """A round's first steps."""
     device = model.device

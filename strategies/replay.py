@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .base import Phase, Round
+from .base import Learner, Phase, Round
 from .seqft import SeqFT
 
 
@@ -31,6 +31,7 @@ class Replay(SeqFT):
             raise ValueError(f"strategy.epochs={self.epochs} must be at least 1")
         if self.mix not in ("after", "together"):
             raise ValueError(f"strategy.mix={self.mix} is not one of after, together")
+        self.uses_instructions = self.instructions
 
     def sources(self, round: Round) -> dict[str, list[Any]]:
         """What is replayed in this round, by where it comes from."""
@@ -49,7 +50,7 @@ class Replay(SeqFT):
             return [Phase(own.name, [*own.examples, *replayed], own.epochs)]
         return [own, Phase("replay", replayed, self.epochs)]
 
-    def end_round(self, round: Round) -> dict[str, Any]:
+    def end_round(self, round: Round, learner: Learner) -> dict[str, Any]:
         return {"replayed": {name: len(examples) for name, examples in self.sources(round).items()}}
 
 

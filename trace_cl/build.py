@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -24,7 +24,8 @@ def build_strategy(config: DictConfig) -> Strategy:
     with _naming("strategy"):
         strategy: Strategy = _build(config.strategy)
         if config.hft:
-            return HalfFineTuning(strategy, Selection(**config.selection))
+            # Of its class it is none, but it has every name that a strategy has.
+            return cast(Strategy, HalfFineTuning(strategy, Selection(**config.selection)))
         Selection(**config.selection)
         return strategy
 

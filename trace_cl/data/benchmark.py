@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from trace_cl.config import BenchmarkConfig
 from trace_cl.data import files as data
-from trace_cl.data.batches import Encoded, Encoder
+from trace_cl.data.batches import Encoder
 from trace_cl.data.files import TaskData
 from trace_cl.errors import UserError
-from trace_cl.strategies.base import Round
+from trace_cl.strategies.base import Example, Round
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Task:
     epochs: int
     metric: str
     answer_tokens: int
-    train: list[Encoded]
+    train: list[Example]
     prompts: list[list[int]]
     references: list[str]
     indices: list[int]
@@ -34,12 +34,13 @@ class Benchmark:
     """The tasks in order, the general instructions for Replay, and a checksum over everything that was read."""
 
     tasks: list[Task]
-    instructions: list[Encoded]
+    instructions: list[Example]
     sha256: str
 
     def rounds(self, seed: int) -> list[Round]:
         """Rounds 1..T as a strategy sees them."""
-        return [Round(seed, self.tasks[:t], self.instructions) for t in range(1, len(self.tasks) + 1)]
+        count = len(self.tasks)
+        return [Round(seed, self.tasks[:t], self.instructions, last=t == count) for t in range(1, count + 1)]
 
 
 def load_data(config: BenchmarkConfig) -> dict[str, TaskData]:
@@ -53,7 +54,7 @@ def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str,
     Raises UserError where no example is left to score.
     """
 
-    def training(name: str) -> list[Encoded]:
+    def training(name: str) -> list[Example]:
         rows = loaded[name].splits["train"].to_list()[: config.max_train]
         return [encoder.example(row["prompt"], row["answer"]) for row in rows]
 
