@@ -2,7 +2,7 @@
 (Schwarz et al., ICML 2018, arXiv 1805.06370, section 3.2).
 
 A spring on every weight holds what the tasks so far depend on in place: λ/2 · Σ_i F_i (θ_i − θ*_i)². The anchor θ* is
-where the last round ended; F, the diagonal of the Fisher information there, tells how fast the likelihood of the answers
+where the last round ended; F, the diagonal of the Fisher information there, tells how fast the answers' likelihood
 falls off.
 """
 

@@ -1,7 +1,7 @@
 """Progressive prompts (Razdaibiedina et al., ICLR 2023, arXiv 2301.12314): a soft prompt a task, the model frozen.
 
-Task k is learned by a new prompt P_k alone, read before all earlier ones: [P_k; …; P_1; text]. Whoever answers a text of
-task i has to know that it is of task i, and reads [P_i; …; P_1; text]: nothing of that has changed since round i, so
+Task k is learned by a new prompt P_k alone, read before all earlier ones: [P_k; …; P_1; text]. Whoever answers a text
+of task i has to know that it is of task i, and reads [P_i; …; P_1; text]: nothing of that has changed since round i, so
 nothing is forgotten.
 """
 
