@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .base import LoadModel, Round
@@ -46,6 +46,10 @@ class LoraSeqFT(SeqFT):
                 adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
         # It answers to everything that the runner asks of a model.
         return cast(PreTrainedModel, adapted.eval())
+
+    def save_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        # The embedding is not the adapter's, and peft need not ask the hub whether its vocabulary has changed.
+        model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
 
     def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
         """The adapter, in every round."""

@@ -90,7 +90,7 @@ def open_run(
     torch.manual_seed(config.seed)
     rounds = benchmark.rounds(config.seed)
     model = strategy.build(
-        lambda folder: load_model(location if folder is None else str(folder), dtype), checkpoint, rounds
+        lambda folder: load_model(str(folder or location), dtype, config.model.source), checkpoint, rounds
     )
     if checkpoint is not None:
         strategy.restore(checkpoint)
