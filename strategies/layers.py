@@ -106,10 +106,11 @@ def _layer(kind: str, path: str, layer: nn.Module) -> Layer:
     if sum(module.matrices for module in attention) != 4:
         raise _refusal(kind, f"{path} has not just one query, key, value and output")
     # The norm of a query or key lies deeper, and is not meant: it goes with the matrix that makes them.
+    weights = {f"{path}.{name}": getattr(child, "weight", None) for name, child in layer.named_children()}
     norms = [
-        Module(f"{path}.{name}", shape_of(child.weight).numel())
-        for name, child in layer.named_children()
-        if isinstance(getattr(child, "weight", None), nn.Parameter) and len(shape_of(child.weight)) == 1
+        Module(name, shape_of(weight).numel())
+        for name, weight in weights.items()
+        if isinstance(weight, nn.Parameter) and len(shape_of(weight)) == 1
     ]
     return Layer(attention, list(mlps.values()), norms)
 
