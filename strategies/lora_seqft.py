@@ -58,15 +58,14 @@ class LoraSeqFT(SeqFT):
 
 
 def targets(model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
-    """The matrices to adapt. Raises Unsuitable where the model lacks one: peft would pass over it if it has another."""
+    """The matrices to adapt. Raises Unsuitable where the model lacks one: peft would say nothing as long as it has
+    another."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding | Conv1D)]
     chosen = list(USUAL_TARGETS.get(model.config.model_type, []) if wanted is None else wanted)
     missing = [target for target in chosen if not any(f".{name}".endswith(f".{target}") for name in linear)]
     if chosen and not missing:
         return chosen
-    inside = tuple(decoder_layers(model))
+    kind, inside = type(model).__name__, tuple(decoder_layers(model))
     candidates = dict.fromkeys(name.rpartition(".")[2] for name in linear if name.startswith(inside))
-    raise Unsuitable(
-        f"strategy.target_modules: {type(model).__name__} has no {missing[0] if missing else 'usual ones'}; "
-        f"choose from {', '.join(candidates)}"
-    )
+    reason = f"{kind} has no {missing[0]}" if missing else f"peft has no choice of its own for {kind}"
+    raise Unsuitable(f"strategy.target_modules: {reason}; choose from {', '.join(candidates)}")
