@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ def adapted(architecture: str, targets: list[str]) -> PreTrainedModel:
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     name: lambda name=name: with_weights(name) for name in ARCHITECTURES
 }
-MODELS["llama + LoRA"] = lambda: adapted("llama", ["q_proj", "v_proj"])
-MODELS["gpt_neox + LoRA"] = lambda: adapted("gpt_neox", ["query_key_value"])
-MODELS["opt, projected"] = lambda: with_weights("opt", word_embed_proj_dim=8)
+MODELS["llama + LoRA"] = partial(adapted, "llama", ["q_proj", "v_proj"])
+MODELS["gpt_neox + LoRA"] = partial(adapted, "gpt_neox", ["query_key_value"])
+MODELS["opt, projected"] = partial(with_weights, "opt", word_embed_proj_dim=8)
 
 
 def own_logits(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
