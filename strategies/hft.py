@@ -118,7 +118,7 @@ def _draw(rng: Random, population: Sequence[T], count: float) -> list[T]:
 def parameters_of(model: nn.Module, modules: Iterable[str]) -> set[str]:
     """The names of these modules' parameters, and with a q or k matrix those of the norm that follows it."""
     meant = set(modules)
-    found = set()
+    found: set[str] = set()
     for name, _ in model.named_parameters():
         module = module_of(name)
         maker = re.sub(r"\.([qk])_norm$", r".\1_proj", module)

@@ -53,4 +53,5 @@ def with_weights(architecture: str, dtype: torch.dtype = torch.float32, **sizes:
     torch.manual_seed(0)
     config = AutoConfig.for_model(architecture, **{**SIZES, **OWN.get(architecture, {}), **sizes})
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return model.eval()
+    model.eval()
+    return model

@@ -37,9 +37,7 @@ def adapted(architecture: str, targets: list[str]) -> PreTrainedModel:
     return model
 
 
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {
-    name: lambda name=name: with_weights(name) for name in ARCHITECTURES
-}
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {name: partial(with_weights, name) for name in ARCHITECTURES}
 MODELS["llama + LoRA"] = partial(adapted, "llama", ["q_proj", "v_proj"])
 MODELS["gpt_neox + LoRA"] = partial(adapted, "gpt_neox", ["query_key_value"])
 MODELS["opt, projected"] = partial(with_weights, "opt", word_embed_proj_dim=8)
