@@ -32,7 +32,7 @@ from trace_cl.records import environment
 from trace_cl.records.journal import Journal
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
 from trace_cl.records.progress import Progress
-from trace_cl.strategies.base import Round, Strategy
+from trace_cl.strategies.base import Round, Strategy, Unsuitable
 from trace_cl.training import engines
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.layout import Layout
@@ -43,6 +43,13 @@ from trace_cl.training.ranks import Ranks, join
 def start(config: DictConfig) -> None:
     """One run, or the rest of one; every rank calls it. Raises UserError for what a user can mend, before anything is
     trained."""
+    try:
+        _start(config)
+    except Unsuitable as error:
+        raise UserError(f"model={config.model.name}: {error}") from error
+
+
+def _start(config: DictConfig) -> None:
     check(config)
     strategy = build_strategy(config)
     if config.dry_run:
