@@ -112,6 +112,11 @@ class Strategy(Protocol):
         ...
 
     @property
+    def uses_instructions(self) -> bool:
+        """Whether it learns from the general instruction set."""
+        ...
+
+    @property
     def changes_architecture(self) -> bool:
         """Whether it trains modules of its own instead of the model's."""
         ...

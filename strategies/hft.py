@@ -157,6 +157,10 @@ class HalfFineTuning:
         return f"{self.strategy.name}+hft{self.selection.suffix}"
 
     @property
+    def uses_instructions(self) -> bool:
+        return self.strategy.uses_instructions
+
+    @property
     def reads_gradients(self) -> str:
         return self.strategy.reads_gradients
 

@@ -25,6 +25,7 @@ class Replay(SeqFT):
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""
+        self.uses_instructions = self.instructions
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"strategy.ratio={self.ratio:g} is not between 0 and 1 (a share of each past task)")
         if self.epochs < 1:

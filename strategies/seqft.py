@@ -16,6 +16,7 @@ class SeqFT:
     name = "seqft"
     reads_gradients = "nothing"
     changes_architecture = False
+    uses_instructions = False
 
     def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
         return load(checkpoint)

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from inspect import signature
 from typing import Any
 
-from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trace_cl.config import as_dict
-from trace_cl.errors import UserError
+from trace_cl.config import Config, as_dict
+from trace_cl.errors import UserError, nearest
+from trace_cl.names import look_up
+from trace_cl.records.files import flatten
 from trace_cl.records.loggers import Logger
 from trace_cl.strategies.base import Strategy
 from trace_cl.strategies.hft import HalfFineTuning
@@ -22,7 +25,7 @@ def build_strategy(config: DictConfig) -> Strategy:
     Raises UserError naming the key for a value the strategy has no use for.
     """
     with _naming("strategy"):
-        strategy: Strategy = _build(config.strategy)
+        strategy: Strategy = _build("strategy", config.strategy)
         if config.hft:
             return HalfFineTuning(strategy, Selection(**config.selection))
         Selection(**config.selection)
@@ -35,17 +38,35 @@ def build_logger(config: DictConfig) -> Logger:
     Raises UserError for a package that is missing, and for a value the logger has no use for.
     """
     with _naming("logger"):
-        logger: Logger = _build(config.logger)
+        logger: Logger = _build("logger", config.logger)
         return logger
 
 
-def _build(section: DictConfig) -> Any:
-    """What `_target_` names, made of the other values, each of the type its field has."""
+def defaults(config: DictConfig) -> dict[str, Any]:
+    """What each key is where nobody says: by the schema, and by the strategy's own arguments. Keys are dotted."""
+    schema = {section.name: section.type for section in fields(Config) if is_dataclass(section.type)}
+    settings = {name: OmegaConf.to_container(OmegaConf.structured(kind)) for name, kind in schema.items()}
+    arguments = signature(look_up("strategy._target_", config.strategy._target_)).parameters.values()
+    settings["strategy"] = {a.name: a.default for a in arguments if a.default is not a.empty}
+    return {key: value for key, value in flatten(settings) if value != MISSING}
+
+
+def _build(name: str, section: DictConfig) -> Any:
+    """What `_target_` names, made of the other values; a dataclass makes each of its field's type."""
     values = as_dict(section)
-    kind = get_object(values.pop("_target_"))
-    typed = OmegaConf.merge(OmegaConf.structured(kind), values)
-    assert isinstance(typed, DictConfig)
-    return kind(**as_dict(typed))
+    kind = look_up(f"{name}._target_", values.pop("_target_"))
+    arguments = signature(kind).parameters
+    for key in values:
+        if key not in arguments:
+            raise UserError(f"{name}.{key}: {kind.__name__} takes no such value; nearest: {nearest(key, arguments)}")
+    for key, argument in arguments.items():
+        if argument.default is argument.empty and key not in values:
+            raise UserError(f"{name}.{key} is not set: {kind.__name__} needs it")
+    if "__dataclass_fields__" in vars(kind):  # of its own: a class derived from one may have another __init__
+        typed = OmegaConf.merge(OmegaConf.structured(kind), values)
+        assert isinstance(typed, DictConfig)
+        values = as_dict(typed)
+    return kind(**values)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import hydra
 import pytest
 from support import compose
 
-from trace_cl.__main__ import groups
 from trace_cl.build import build_strategy
+from trace_cl.choices import groups
 from trace_cl.config import CONF_DIR, check, run_folder
 from trace_cl.errors import UserError, nearest
 from trace_cl.strategies.hft import HalfFineTuning
