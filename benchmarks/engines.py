@@ -22,8 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from trace_cl.analysis.report import markdown
 from trace_cl.config import CONF_DIR, EngineConfig, as_dict
-from trace_cl.data.batches import Encoded, Encoder, global_batches
+from trace_cl.data.batches import Encoder, global_batches
 from trace_cl.data.benchmark import load_data, prepare
+from trace_cl.strategies.base import Example
 from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection
 from trace_cl.tiny import CHECKPOINT
@@ -55,7 +56,7 @@ class Measured:
 
 
 def train(
-    settings: EngineConfig, model: PreTrainedModel, frozen: list[str], batches: list[list[Encoded]], budget: int
+    settings: EngineConfig, model: PreTrainedModel, frozen: list[str], batches: list[list[Example]], budget: int
 ) -> Measured:
     """A round's first steps."""
     device = model.device
@@ -86,7 +87,7 @@ def main(overrides: list[str]) -> None:
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     architecture = AutoConfig.for_model(**as_dict(config.model.architecture))
     encoder = Encoder(load_tokenizer(str(CHECKPOINT)), config.training.prompt_tokens, config.training.answer_tokens)
-    [task, *_] = prepare(config.benchmark, load_data(config.benchmark), "test", encoder).tasks
+    [task, *_] = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
     steps = global_batches(task.train * 10, config.training.global_batch, "engines")
     batches = [batch for _, batch in zip(range(STEPS), steps, strict=False)]
     budget = config.training.tokens_per_batch

@@ -21,12 +21,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from trace_cl.config import CONF_DIR
-from trace_cl.data.batches import Encoded, Encoder, global_batches
+from trace_cl.data.batches import Encoder, global_batches
 from trace_cl.data.benchmark import Task, load_data, prepare
 from trace_cl.evaluation import generate
+from trace_cl.strategies.base import Example
 from trace_cl.training.engine import Optimization
 from trace_cl.training.model import device_and_dtype, load_model, load_tokenizer, locate
-from trace_cl.training.torch_engine import TorchEngine, TorchTrainer
+from trace_cl.training.torch_engine import TorchEngine, TorchLearner
 
 TURNS = 3
 BATCH = 16
@@ -41,19 +42,19 @@ def seconds(work: Callable[[], object]) -> float:
     return perf_counter() - began
 
 
-def with_engine(model: PreTrainedModel, examples: list[Encoded]) -> None:
+def with_engine(model: PreTrainedModel, examples: list[Example]) -> None:
     """One epoch as a run trains it."""
-    engine = TorchTrainer(model, Optimization(learning_rate=1e-5), tokens_per_batch=8192)
+    engine = TorchLearner(model, Optimization(learning_rate=1e-5), tokens_per_batch=8192)
     for batch in global_batches(examples, BATCH, "speed"):
         engine.backward(batch)
         engine.step()
     engine.close()
 
 
-def with_trainer(model: PreTrainedModel, examples: list[Encoded]) -> None:
+def with_trainer(model: PreTrainedModel, examples: list[Example]) -> None:
     """One epoch as a user of transformers would train it: examples as they come, padded to the longest."""
 
-    def pad(batch: list[Encoded]) -> dict[str, Tensor]:
+    def pad(batch: list[Example]) -> dict[str, Tensor]:
         longest = max(map(len, batch))
         ids, labels = torch.zeros(len(batch), longest, dtype=torch.long), torch.full((len(batch), longest), -100)
         mask = torch.zeros_like(ids)
@@ -90,7 +91,7 @@ def main(overrides: list[str]) -> None:
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
     TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).place(model)
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
-    tasks = prepare(config.benchmark, load_data(config.benchmark), "test", encoder).tasks
+    tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
     mixture = [example for task in tasks for example in task.train[:100]]
     shuffled = [example for batch in global_batches(mixture, len(mixture), "mixture") for example in batch]
 

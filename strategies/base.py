@@ -1,16 +1,37 @@
-"""What a strategy is, and what it is handed: the only words the strategies and the runner have in common."""
+"""What a strategy is, and what it is lent: the only words the strategies and the runner have in common.
 
-from collections.abc import Callable, Sequence
+A round goes like this (`trace_cl/run.py`):
+
+    trainable(round, 0)                  which parameters learn
+    begin_round(round, learner)
+    for each phase, epoch and batch:     of exactly `global_batch` examples
+        loss, backward                   micro-batch by micro-batch
+        adjust_gradients(round, learner)
+        step; trainable(round, step)     what learns may change
+    end_round(round, learner)            weights and gradients are still at hand
+    answer, for every task seen so far
+"""
+
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-Example = Any
-"""A training example. A strategy moves examples about; it never looks inside one."""
+
+@dataclass(frozen=True)
+class Example:
+    """An example as token ids: the prompt, and the answer that ends with end-of-sequence."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
 
 
 class Task(Protocol):
@@ -28,11 +49,15 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Round:
-    """Round t of a run: `tasks` are tasks 1..t, of which the last is learned now; `instructions` is LIMA's place."""
+    """Round t of a run: `tasks` are tasks 1..t, of which the last is learned now; `instructions` is LIMA's place.
+
+    `last` says that no round follows it.
+    """
 
     seed: int
     tasks: Sequence[Task]
     instructions: Sequence[Example]
+    last: bool = False
 
     @property
     def number(self) -> int:
@@ -59,28 +84,116 @@ class Phase:
     epochs: int
 
 
-Gradients = dict[str, Tensor]
-"""Gradients by parameter name; where parameters are spread over ranks, this rank's part of each."""
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: as much of a step's examples as goes through the model at once.
+
+    `input_ids` is B × L, padded on the right, a row for each of the `examples`. `positions` (N) are the places in it,
+    counted through all rows, that an answer token follows; `targets` (N) are these answer tokens. The step has `total`
+    answer tokens, in all its micro-batches on all ranks.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    targets: Tensor
+    total: int
+    examples: Sequence[Example]
+
+    @property
+    def share(self) -> float:
+        """This micro-batch's part of the step's answer tokens; the parts of a step add up to one."""
+        return len(self.targets) / self.total
+
+    def mean(self, values: Tensor) -> Tensor:
+        """What these values (N, one an answer token) add to the step's mean over its answer tokens."""
+        return values.sum() / self.total
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """What the answer tokens, predicted by logits (N × vocabulary), add to the step's mean cross-entropy."""
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return cross_entropy(precise, self.targets, reduction="sum") / self.total
 
 
-class Learner(Protocol):
-    """What the runner lends a strategy between backward and step; only this round's trainable parameters are in it."""
+class Model(Protocol):
+    """The model as a loss sees it."""
 
-    def backward(self, examples: Sequence[Example]) -> float:
-        """Add the gradient of these examples' loss (mean over their answer tokens); give the loss."""
+    def logits(self, batch: Batch) -> Tensor:
+        """N × vocabulary: what the model predicts at the answer positions, as its own forward pass gives it."""
         ...
 
-    def take_gradients(self) -> Gradients:
+    def mean(self, batch: Batch) -> Tensor:
+        """What the batch adds to the step's mean cross-entropy over its answer tokens."""
+        ...
+
+
+Parts = dict[str, Tensor]
+"""Tensors by parameter name: of each parameter the part this rank holds. On one device, and wherever nothing is spread,
+that is all of it, in its own shape; else a slice of it, flat, and empty where this rank holds none."""
+
+
+class Answerer(Protocol):
+    """What answers prompts."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
+        """Greedy answers to prompts of token ids, of at most `tokens` tokens (default: as many as the task's answers
+        can need)."""
+        ...
+
+
+class Learner(Answerer, Protocol):
+    """What the runner lends a strategy while a round is trained: the same words on one device and on many.
+
+    What it speaks of are this round's trainable parameters.
+    """
+
+    def backward(self, examples: Sequence[Example]) -> float:
+        """Add the gradient of the strategy's loss (a mean over these examples' answer tokens); give the loss."""
+        ...
+
+    def take_gradients(self) -> Parts:
         """Take the gradients away: they are the caller's, and the next backward begins from nothing."""
         ...
 
-    def put_gradients(self, gradients: Gradients) -> None:
+    def put_gradients(self, gradients: Parts) -> None:
         """Put gradients in the place of what is there: the optimizer's step follows them."""
         ...
 
-    def sum_over_ranks(self, table: Tensor) -> Tensor:
-        """The sum of every rank's table (a small one); on a single device the table itself."""
+    def sum_over_shards(self, table: Tensor) -> Tensor:
+        """The sum of what each rank computed from its own parts (a small tensor); where every rank holds whole
+        parameters, the table itself."""
         ...
+
+    def weights(self) -> Parts:
+        """The weights as the optimizer holds them (fp32), part by part as the gradients; not to be changed."""
+        ...
+
+    def set_weights(self, weights: Parts) -> None:
+        """Put these weights in the place of what is there."""
+        ...
+
+    def gather(self, parts: Parts) -> dict[str, Tensor]:
+        """Whole tensors in the parameters' shapes, in main memory, on the first rank; empty on the others."""
+        ...
+
+    def scatter(self, whole: dict[str, Tensor]) -> Parts:
+        """What `gather` gave, dealt out again, whatever the number of ranks now, for those parameters that learn in
+        this round. Parameters that `whole` does not name are not in the answer."""
+        ...
+
+    def snapshot(self) -> Model:
+        """A frozen copy of the model as it is now."""
+        ...
+
+    def step(self) -> float:
+        """Clip, step, forget the gradients; give the gradients' norm before clipping."""
+        ...
+
+
+class Bytes(NamedTuple):
+    """Memory on the device and in main memory."""
+
+    device: int = 0
+    host: int = 0
 
 
 def shape_of(parameter: nn.Parameter) -> torch.Size:
@@ -90,65 +203,80 @@ def shape_of(parameter: nn.Parameter) -> torch.Size:
 
 
 LoadModel = Callable[[Path | None], PreTrainedModel]
-"""Loads a model from a folder in Hugging Face layout, or (None) the untouched one the run begins with."""
+"""Loads a model from a folder in Hugging Face layout, or (None) the base model that the run begins with."""
+
+Use = Literal["gradients", "weights", "snapshot", "changing_parameters"]
 
 
-class Strategy(Protocol):
-    """How a model learns one task after another. `SeqFT` is the plain case; the others differ from it in a hook or two.
+class Strategy:
+    """How a model learns one task after another. As it stands here it is SeqFT; others differ from it in a hook or two.
 
-    In each round the runner calls `begin_round`, then for every batch of every phase `adjust_gradients` between
-    backward and step, then `end_round`. Whatever a strategy must still know in the next round it saves beside the
-    checkpoint, so that a resumed run goes on as if nothing had happened.
+    A strategy may be a dataclass or have an `__init__` of its own: its arguments are its settings. What it must still
+    know in the next round it saves beside the checkpoint, so that a resumed run goes on as if nothing had happened.
     """
 
-    @property
-    def name(self) -> str:
-        """The method's name in paths and tables."""
-        ...
+    name: str = "seqft"
+    """The method's name in paths and tables."""
 
-    @property
-    def reads_gradients(self) -> str:
-        """What it reads between backward and step: `nothing`, `parts` (whatever of them this rank has), or `whole`."""
-        ...
+    uses: frozenset[Use] = frozenset()
+    """What it asks of the learner besides training: an engine that cannot give it says so before anything is loaded.
+    `changing_parameters`: what learns changes within a round."""
 
-    @property
-    def uses_instructions(self) -> bool:
-        """Whether it learns from the general instruction set."""
-        ...
+    uses_instructions: bool = False
+    """Whether it learns from the general instruction set, so that the benchmark must have one."""
 
-    @property
-    def changes_architecture(self) -> bool:
-        """Whether it trains modules of its own instead of the model's."""
-        ...
+    needs_task_id: bool = False
+    """Whether it has to be told which task a prompt belongs to when it answers."""
 
-    def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
-        """The model to train: as the run begins with it, or as the round before left it in `checkpoint`."""
-        ...
+    changes_architecture: bool = False
+    """Whether it trains modules of its own instead of the model's."""
 
-    def begin_round(self, round: Round, model: PreTrainedModel) -> None:
-        """Decide which parameters learn in this round (their `requires_grad`)."""
-        ...
+    def build(self, load: LoadModel, checkpoint: Path | None, rounds: Sequence[Round]) -> PreTrainedModel:
+        """The model with whatever the strategy adds to it for all rounds: as the run begins with it, or as the round
+        before left it in `checkpoint`. For planning `load` gives a model without values, on the meta device."""
+        return load(checkpoint)
+
+    def save_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        """Write what `build` reads. `weights` are the whole weights where the model itself holds only a part."""
+        model.save_pretrained(folder, state_dict=weights)
+
+    def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
+        """The names of the parameters that learn from this step on (0: the round's first); None: as before.
+
+        Depends on nothing but its arguments and the settings, because planning asks it too.
+        """
+        return [name for name, _ in model.named_parameters()] if step == 0 else None
 
     def phases(self, round: Round) -> list[Phase]:
-        """What this round learns from, in order."""
-        ...
+        """What this round learns from, in order; with none the round trains nothing, and is only scored."""
+        return [Phase(round.task.name, round.task.train, round.task.epochs)]
 
-    def extra_bytes(self, round: Round, trainable: int) -> int:
-        """Bytes it keeps on the device besides weights, gradients and optimizer, with so many parameters learning."""
-        ...
+    def begin_round(self, round: Round, learner: Learner) -> None:
+        """Before the round's first step."""
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        """What the batch adds to the step's loss. A penalty is to be multiplied by `batch.share`, so that it counts
+        once however the step is cut; one on the weights belongs in `adjust_gradients`."""
+        return model.mean(batch)
 
     def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
         """Change the gradients before the optimizer's step; what is returned joins the step's line in train.jsonl."""
-        ...
+        return {}
 
-    def end_round(self, round: Round) -> dict[str, Any]:
+    def end_round(self, round: Round, learner: Learner) -> dict[str, Any]:
         """After the round's last step; what is returned joins the round's record."""
-        ...
+        return {}
+
+    def answer(self, task: Task, prompts: Sequence[list[int]], learner: Answerer) -> list[str]:
+        """Answers to a task's prompts, in their order."""
+        return learner.generate(prompts)
+
+    def extra_bytes(self, round: Round, trainable: int) -> Bytes:
+        """What it keeps besides weights, gradients and optimizer, where so many numbers learn on the device."""
+        return Bytes()
 
     def save(self, folder: Path) -> None:
-        """Write what the next round must know into the checkpoint's folder."""
-        ...
+        """Write what the next round must know into the checkpoint's folder: safetensors and JSON."""
 
     def restore(self, folder: Path) -> None:
         """Read what `save` wrote."""
-        ...

@@ -21,9 +21,8 @@ from qpsolvers import solve_qp
 from qpsolvers.exceptions import QPError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from .base import Gradients, Learner, Round, Task
+from .base import Bytes, Learner, Parts, Round, Task
 from .seqft import SeqFT
 
 SOLVERS = ("quadprog", "daqp")
@@ -90,7 +89,7 @@ def _solve(quadratic: np.ndarray, linear: np.ndarray, lower: np.ndarray) -> np.n
     raise RuntimeError(f"GEM: no solver of {', '.join(SOLVERS)} found an answer; the inner products were {linear}")
 
 
-def inner_products(gradients: Sequence[Gradients]) -> Tensor:
+def inner_products(gradients: Sequence[Parts]) -> Tensor:
     """n × m × m, float64: for each of the n tensors, the inner products of the m gradients' parts of it.
 
     The names and the dtype are those of the last gradient.
@@ -127,7 +126,7 @@ class GEM(SeqFT):
     memory_dtype: str = "fp32"
 
     name = "gem"
-    reads_gradients = "parts"
+    uses = frozenset({"gradients"})
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""
@@ -141,34 +140,32 @@ class GEM(SeqFT):
         for key in ("memory_size", "memory_batch", "refresh_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"strategy.{key}={getattr(self, key)} must be at least 1")
-        if self.memory == "last_batch":
-            # It is looked at again in rounds in which the ranks hold other parts.
-            self.reads_gradients = "whole"
         self.kept: dict[str, list[int]] = {}
-        self.last: dict[str, Gradients] = {}
+        self.last: dict[str, dict[str, Tensor]] = {}
 
-    def begin_round(self, round: Round, model: PreTrainedModel) -> None:
-        super().begin_round(round, model)
+    def begin_round(self, round: Round, learner: Learner) -> None:
         self.steps = self.projected = 0
-        self.remembered: list[Gradients] = []
+        self.remembered: list[Parts] = []
+        self.batch: Parts = {}
+        self.past = {task.name: learner.scatter(self.last.get(task.name, {})) for task in round.past}
 
-    def extra_bytes(self, round: Round, trainable: int) -> int:
-        return len(round.past) * trainable * DTYPES[self.memory_dtype].itemsize
+    def extra_bytes(self, round: Round, trainable: int) -> Bytes:
+        return Bytes(device=len(round.past) * trainable * DTYPES[self.memory_dtype].itemsize)
 
     def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
         gradient = learner.take_gradients()
         if self.memory == "last_batch":
-            self.last[round.task.name] = {name: part.clone() for name, part in self._held(gradient).items()}
-        told = self._project(round, learner, gradient) if round.past else {}
+            self.batch = {name: part.clone() for name, part in self._held(gradient).items()}
+        logged = self._project(round, learner, gradient) if round.past else {}
         learner.put_gradients(gradient)
-        return told
+        return logged
 
-    def _project(self, round: Round, learner: Learner, gradient: Gradients) -> dict[str, Any]:
+    def _project(self, round: Round, learner: Learner, gradient: Parts) -> dict[str, Any]:
         """Project the gradient in place; what happened, for the log."""
         if self.steps % self.refresh_every == 0:
             self.remembered = [self._recall(round, task, learner, gradient) for task in round.past]
         self.steps += 1
-        tables = learner.sum_over_ranks(inner_products([*self.remembered, gradient])).cpu().numpy()
+        tables = learner.sum_over_shards(inner_products([*self.remembered, gradient])).cpu().numpy()
         if self.projection == "whole":
             tables = np.broadcast_to(tables.sum(axis=0), tables.shape)
             solved = [multipliers(tables[0], self.margin, self.eps)] * len(tables)
@@ -187,26 +184,26 @@ class GEM(SeqFT):
             "multipliers": np.max([v for v in solved if v is not None], axis=0).tolist() if projected else [],
         }
 
-    def _recall(self, round: Round, task: Task, learner: Learner, like: Gradients) -> Gradients:
+    def _recall(self, round: Round, task: Task, learner: Learner, like: Parts) -> Parts:
         """The gradient on a past task's memory, over the parameters that learn in this round."""
         if self.memory == "last_batch":
-            last = self.last[task.name]
-            return {
-                name: last[name].to(part.device) if name in last else torch.zeros_like(part)
-                for name, part in like.items()
-            }
+            # What did not learn in that task's round has no gradient from it.
+            last = self.past[task.name]
+            return {name: last[name] if name in last else torch.zeros_like(part) for name, part in like.items()}
         kept = self.kept[task.name]
         draw = Random(f"gem/{round.seed}/{round.number}/{self.steps}/{task.name}")
         learner.backward([task.train[index] for index in draw.sample(kept, min(self.memory_batch, len(kept)))])
         return self._held(learner.take_gradients())
 
-    def _held(self, gradient: Gradients) -> Gradients:
+    def _held(self, gradient: Parts) -> Parts:
         return gradient if self.memory_dtype == "fp32" else {name: part.bfloat16() for name, part in gradient.items()}
 
-    def end_round(self, round: Round) -> dict[str, Any]:
+    def end_round(self, round: Round, learner: Learner) -> dict[str, Any]:
+        if self.memory == "last_batch":
+            self.last[round.task.name] = learner.gather(self.batch)
         examples = range(len(round.task.train))
         draw = Random(f"gem/{round.seed}/{round.number}")
-        self.remembered = []
+        self.remembered, self.past = [], {}
         self.kept[round.task.name] = sorted(draw.sample(examples, min(self.memory_size, len(examples))))
         return {
             "memory": self.kept[round.task.name],

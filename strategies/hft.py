@@ -8,16 +8,15 @@ makes that query or key, and an embedding tied to the head counts once.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .base import Learner, LoadModel, Phase, Round, Strategy, shape_of
+from .base import Round, Strategy, shape_of
 from .selection import Selection
 
 T = TypeVar("T")
@@ -121,73 +120,54 @@ def _draw(rng: Random, population: Sequence[T], count: float) -> list[T]:
     return rng.sample(population, whole + (rng.random() < count - whole))
 
 
-def freeze(model: nn.Module, names: Iterable[str]) -> None:
-    """Stop the named modules from learning, and with a q or k matrix the norm that follows it."""
-    for name in names:
-        model.get_submodule(name).requires_grad_(False)
-        parent, _, leaf = name.rpartition(".")
+def parameters_of(model: nn.Module, modules: Iterable[str]) -> set[str]:
+    """The names of these modules' parameters, and with a q or k matrix those of the norm that follows it."""
+    names: set[str] = set()
+    for module in modules:
+        names.update(f"{module}.{name}" for name, _ in model.get_submodule(module).named_parameters())
+        parent, _, leaf = module.rpartition(".")
         follower = leaf.replace("_proj", "_norm")
         if leaf in ("q_proj", "k_proj") and hasattr(model.get_submodule(parent), follower):
-            model.get_submodule(f"{parent}.{follower}").requires_grad_(False)
+            norm = model.get_submodule(f"{parent}.{follower}")
+            names.update(f"{parent}.{follower}.{name}" for name, _ in norm.named_parameters())
+    return names
+
+
+def freeze(model: nn.Module, modules: Iterable[str]) -> None:
+    """Stop the named modules from learning."""
+    for name in parameters_of(model, modules):
+        model.get_parameter(name).requires_grad_(False)
 
 
 class Incompatible(ValueError):
     """A strategy that HFT cannot be combined with; its text says why."""
 
 
-@dataclass
 class HalfFineTuning:
     """Any strategy, with half of the parameters frozen each round. Everything else is the strategy's own."""
 
-    strategy: Strategy
-    selection: Selection
-    changes_architecture = False
-
-    def __post_init__(self) -> None:
+    def __init__(self, strategy: Strategy, selection: Selection) -> None:
         """Raise Incompatible for a strategy whose trainable modules are not the model's own."""
-        if self.strategy.changes_architecture:
+        if strategy.changes_architecture:
             raise Incompatible(
-                f"hft=true cannot be combined with strategy={self.strategy.name}: it changes the architecture (the "
+                f"hft=true cannot be combined with strategy={strategy.name}: it changes the architecture (the "
                 "model stays frozen, and modules of its own are trained), so there is no half of the model to choose; "
                 "set hft=false"
             )
+        self.strategy = strategy
+        self.selection = selection
+        self.name = f"{strategy.name}+hft{selection.suffix}"
 
-    @property
-    def name(self) -> str:
-        return f"{self.strategy.name}+hft{self.selection.suffix}"
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.strategy, name)
 
-    @property
-    def uses_instructions(self) -> bool:
-        return self.strategy.uses_instructions
-
-    @property
-    def reads_gradients(self) -> str:
-        return self.strategy.reads_gradients
-
-    def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
-        return self.strategy.prepare(load, checkpoint)
-
-    def begin_round(self, round: Round, model: PreTrainedModel) -> None:
-        self.strategy.begin_round(round, model)
-        freeze(model, select(model, round.number, round.seed, self.selection))
-
-    def phases(self, round: Round) -> list[Phase]:
-        return self.strategy.phases(round)
-
-    def extra_bytes(self, round: Round, trainable: int) -> int:
-        return self.strategy.extra_bytes(round, trainable)
-
-    def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
-        return self.strategy.adjust_gradients(round, learner)
-
-    def end_round(self, round: Round) -> dict[str, Any]:
-        return self.strategy.end_round(round)
-
-    def save(self, folder: Path) -> None:
-        self.strategy.save(folder)
-
-    def restore(self, folder: Path) -> None:
-        self.strategy.restore(folder)
+    def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
+        """What the strategy lets learn, less this round's frozen half."""
+        names = self.strategy.trainable(round, step, model)
+        if names is None:
+            return None
+        frozen = parameters_of(model, select(model, round.number, round.seed, self.selection))
+        return [name for name in names if name not in frozen]
 
 
 class HalfFineTuningCallback(TrainerCallback):

@@ -1,11 +1,13 @@
 """LoraSeqFT: one low-rank adapter (LoRA, arXiv 2106.09685) is trained on through all tasks; the model stays frozen."""
 
 import warnings
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel
 
 from .base import LoadModel, Round
@@ -27,7 +29,7 @@ class LoraSeqFT(SeqFT):
     name = "lora_seqft"
     changes_architecture = True
 
-    def prepare(self, load: LoadModel, checkpoint: Path | None) -> PreTrainedModel:
+    def build(self, load: LoadModel, checkpoint: Path | None, rounds: Sequence[Round]) -> PreTrainedModel:
         model = load(None)
         config = LoraConfig(
             task_type="CAUSAL_LM",
@@ -45,5 +47,6 @@ class LoraSeqFT(SeqFT):
         # It answers to everything that the runner asks of a model.
         return cast(PreTrainedModel, adapted.eval())
 
-    def begin_round(self, round: Round, model: PreTrainedModel) -> None:
-        """The adapter learns, in every round: peft has frozen the rest already."""
+    def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
+        """The adapter, in every round."""
+        return [name for name, _ in model.named_parameters() if ".lora_" in name] if step == 0 else None

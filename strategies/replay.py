@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .base import Phase, Round
+from .base import Learner, Phase, Round
 from .seqft import SeqFT
 
 
@@ -25,13 +25,13 @@ class Replay(SeqFT):
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""
-        self.uses_instructions = self.instructions
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"strategy.ratio={self.ratio:g} is not between 0 and 1 (a share of each past task)")
         if self.epochs < 1:
             raise ValueError(f"strategy.epochs={self.epochs} must be at least 1")
         if self.mix not in ("after", "together"):
             raise ValueError(f"strategy.mix={self.mix} is not one of after, together")
+        self.uses_instructions = self.instructions
 
     def sources(self, round: Round) -> dict[str, list[Any]]:
         """What is replayed in this round, by where it comes from."""
@@ -50,7 +50,7 @@ class Replay(SeqFT):
             return [Phase(own.name, [*own.examples, *replayed], own.epochs)]
         return [own, Phase("replay", replayed, self.epochs)]
 
-    def end_round(self, round: Round) -> dict[str, Any]:
+    def end_round(self, round: Round, learner: Learner) -> dict[str, Any]:
         return {"replayed": {name: len(examples) for name, examples in self.sources(round).items()}}
 
 

@@ -14,14 +14,13 @@ from support import killed_after_writing
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from trace_cl.data.batches import Encoded
 from trace_cl.records.journal import Journal
 from trace_cl.run import start
-from trace_cl.strategies.base import Learner, Round
+from trace_cl.strategies.base import Example, Learner, Round
 from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection
 from trace_cl.strategies.seqft import SeqFT
-from trace_cl.training.deepspeed_engine import DeepSpeedEngine, DeepSpeedTrainer
+from trace_cl.training.deepspeed_engine import DeepSpeedEngine, DeepSpeedLearner
 from trace_cl.training.engine import Optimization
 from trace_cl.training.ranks import Ranks, join, leave
 
@@ -75,12 +74,12 @@ def engine_of(stage: int, ranks: Ranks, **settings: Any) -> DeepSpeedEngine:
     return DeepSpeedEngine(Optimization(learning_rate=1e-3), CPU, 4096, ranks, zero_stage=stage, **settings)
 
 
-EXAMPLES = [Encoded(list(range(1, 20 + n)), [5, 6, 7]) for n in range(6)]
+EXAMPLES = [Example(list(range(1, 20 + n)), [5, 6, 7]) for n in range(6)]
 
 
 def train_a_round(
     engine: DeepSpeedEngine, model: PreTrainedModel, frozen: Sequence[str] = (), steps: int = 2
-) -> DeepSpeedTrainer:
+) -> DeepSpeedLearner:
     """Everything but the frozen modules learns; the round is left open."""
     model.requires_grad_(True)
     freeze(model, frozen)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,7 +27,8 @@ def build_strategy(config: DictConfig) -> Strategy:
     with _naming("strategy"):
         strategy: Strategy = _build("strategy", config.strategy)
         if config.hft:
-            return HalfFineTuning(strategy, Selection(**config.selection))
+            # Of its class it is none, but it has every name that a strategy has.
+            return cast(Strategy, HalfFineTuning(strategy, Selection(**config.selection)))
         Selection(**config.selection)
         return strategy
 

@@ -37,7 +37,7 @@ def groups(own: Path | None = None) -> dict[str, list[str]]:
 def defaults() -> dict[str, str]:
     """The choice of each group where nothing is said."""
     entries = OmegaConf.load(CONF_DIR / "config.yaml").defaults
-    return {group: choice for entry in entries if isinstance(entry, DictConfig) for group, choice in entry.items()}
+    return {str(group): entry[group] for entry in entries if isinstance(entry, DictConfig) for group in entry}
 
 
 def explain(error: Exception, arguments: Sequence[str], own: Path | None = None) -> str:

@@ -1,6 +1,7 @@
 """Evaluation: greedy answers, batched, and their scores."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +12,25 @@ from trace_cl.errors import UserError
 from trace_cl.metrics import VARIANTS, score_answers, score_corpus
 from trace_cl.records.predictions import Prediction
 from trace_cl.training.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Generator:
+    """What answers prompts: the model and how it is asked. `answer_tokens` is how long an answer can matter.
+
+    Where the weights are spread over ranks (`in_step_with`), each rank answers prompts of its own.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    answer_tokens: int
+    tokens_per_batch: int
+    in_step_with: Ranks | None = None
+
+    def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
+        """Greedy answers, in the order of `prompts`."""
+        length = self.answer_tokens if tokens is None else tokens
+        return generate(self.model, self.tokenizer, prompts, length, self.tokens_per_batch, self.in_step_with)
 
 
 def generate(

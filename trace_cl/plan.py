@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 from trace_cl.config import as_dict, run_folder
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import count_only, load_data, prepare
+from trace_cl.errors import UserError
 from trace_cl.strategies.base import Phase, Round, Strategy
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import layout as layouts
@@ -41,8 +42,31 @@ def tokens(phases: Sequence[Phase]) -> int:
     return sum(phase.epochs * sum(map(len, phase.examples)) for phase in phases)
 
 
+def select(strategy: Strategy, round: Round, step: int, model: PreTrainedModel) -> bool:
+    """Let those of the model's parameters learn that the strategy names for this step, and no others; whether it named
+    any. Raises UserError where there is nothing to learn in a round that trains."""
+    if not strategy.phases(round):
+        model.requires_grad_(False)
+        return True
+    names = strategy.trainable(round, step, model)
+    if names is None:
+        return False
+    chosen = set(names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+        chosen.discard(name)
+    if not names:
+        raise UserError(f"strategy={strategy.name} leaves nothing to learn in round {round.number}")
+    if chosen:
+        raise UserError(
+            f"strategy={strategy.name} names parameters that {type(model).__name__} has not: "
+            f"{', '.join(sorted(chosen)[:3])}"
+        )
+    return True
+
+
 def plan_round(strategy: Strategy, round: Round, model: PreTrainedModel, global_batch: int) -> dict[str, Any]:
-    """What a round trains, on what, for how many steps; `begin_round` has told the model which parameters learn."""
+    """What a round trains, on what, for how many steps; `select` has told the model which parameters learn."""
     phases = strategy.phases(round)
     return {
         "round": round.number,
@@ -68,7 +92,7 @@ def needs(
     """What each round's training needs on a device, activations left out."""
     found = []
     for round in rounds:
-        strategy.begin_round(round, model)
+        select(strategy, round, 0, model)
         found.append(Memory.of(model.parameters(), dtype, layout, partial(strategy.extra_bytes, round)))
     return found
 
@@ -91,17 +115,17 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
     benchmark = counted or prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     _, dtype = device_and_dtype(config.device, config.model.dtype)
-    model = strategy.prepare(lambda _: build_on_meta(architecture), None)
-    layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
     rounds = benchmark.rounds(config.seed)
+    model = strategy.build(lambda _: build_on_meta(architecture, dtype), None, rounds)
+    layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
     planned = []
     for round in rounds:
-        strategy.begin_round(round, model)
+        select(strategy, round, 0, model)
         planned.append(plan_round(strategy, round, model, config.training.global_batch))
 
     needed = needs(strategy, rounds, model, dtype, layout)
     hardest, memory = max(zip(rounds, needed, strict=True), key=lambda pair: pair[1].total)
-    strategy.begin_round(hardest, model)
+    select(strategy, hardest, 0, model)
     if not counted:
         micro_batch = largest_micro_batch(hardest.task.train, config.training.tokens_per_batch)
         memory = replace(memory, activations=activations(model, dtype, layout, micro_batch))

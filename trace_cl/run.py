@@ -26,14 +26,14 @@ from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task, combined_checksum, load_data, prepare
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
-from trace_cl.evaluation import generate, score, summarize
+from trace_cl.evaluation import Generator, score, summarize
 from trace_cl.records import environment
 from trace_cl.records.journal import Journal
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
 from trace_cl.records.progress import Progress
 from trace_cl.strategies.base import Round, Strategy
 from trace_cl.training import engines
-from trace_cl.training.engine import Engine, Optimization, Trainer
+from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.layout import Layout
 from trace_cl.training.model import device_and_dtype, load_model, load_tokenizer, locate
 from trace_cl.training.ranks import Ranks, join
@@ -73,7 +73,7 @@ def open_run(
 ) -> "Run":
     """Read, check and encode everything; load the model as the last finished round left it."""
     settings = EngineConfig(**config.engine)
-    engines.check(settings, ranks.size, strategy.reads_gradients)
+    engines.check(settings, ranks.size, strategy.uses)
     logger = build_logger(config) if ranks.first else NoLogger()
     loaded = load_data(config.benchmark, strategy.uses_instructions)
     location = locate(config.model.source, config.model.path)
@@ -87,13 +87,14 @@ def open_run(
 
     checkpoint = journal.checkpoint()
     torch.manual_seed(config.seed)
-    model = strategy.prepare(lambda folder: load_model(location if folder is None else str(folder), dtype), checkpoint)
+    rounds = benchmark.rounds(config.seed)
+    model = strategy.build(
+        lambda folder: load_model(location if folder is None else str(folder), dtype), checkpoint, rounds
+    )
     if checkpoint is not None:
         strategy.restore(checkpoint)
-    needed = plan.needs(strategy, benchmark.rounds(config.seed), model, dtype, Layout())
-    settings = engines.choose(
-        settings, ranks.size, strategy.reads_gradients, device, max(memory.total for memory in needed)
-    )
+    needed = plan.needs(strategy, rounds, model, dtype, Layout())
+    settings = engines.choose(settings, ranks.size, strategy.uses, device, max(memory.total for memory in needed))
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
     engine.place(model)
@@ -160,26 +161,48 @@ class Run:
         began = perf_counter()
         self.journal.begin_steps(round.number)
         torch.manual_seed(self.config.seed * 1000 + round.number + 1_000_000 * self.ranks.rank)
-        self.strategy.begin_round(round, self.model)
+        plan.select(self.strategy, round, 0, self.model)
         record = plan.plan_round(self.strategy, round, self.model, training.global_batch)
-        trainer = self.engine.train(self.model)
-        loss = self.learn(round, trainer)
-        trainer.close()
-        told = self.strategy.end_round(round)
+        loss, logged = self.learn(round) if record["phases"] else (None, {})
         seconds = to_ms(perf_counter() - began)
-        self.journal.write_round(round.number, {**record, "final_loss": loss, "seconds": seconds, "strategy": told})
+        self.journal.write_round(round.number, {**record, "final_loss": loss, "seconds": seconds, "strategy": logged})
+        if record["phases"]:
+            self.keep(round)
+        self.trained = round.number
+
+    def learn(self, round: Round) -> tuple[float, dict[str, Any]]:
+        """Train the round; gives the last loss, and what the strategy has to say of the round."""
+        answerer = self.answerer(self.benchmark.tasks[round.number - 1])
+        learner = self.engine.train(self.model, self.strategy.loss, answerer)
+        self.strategy.begin_round(round, learner)
+        loss = self.take_steps(round, learner)
+        logged = self.strategy.end_round(round, learner)
+        learner.close()
+        return loss, logged
+
+    def keep(self, round: Round) -> None:
+        """Put what the round has made of the model and the strategy where a resumed run finds it."""
         self.journal.save_checkpoint(
             round.number,
             [
-                partial(self.model.save_pretrained, state_dict=self.engine.weights(self.model)),
+                partial(self.strategy.save_model, self.model, weights=self.engine.weights(self.model)),
                 self.tokenizer.save_pretrained,
                 self.strategy.save,
             ],
             keep=self.config.checkpoints == "all",
         )
-        self.trained = round.number
 
-    def learn(self, round: Round, trainer: Trainer) -> float:
+    def answerer(self, task: Task) -> Generator:
+        """What answers a task's prompts."""
+        return Generator(
+            self.model,
+            self.tokenizer,
+            task.answer_tokens,
+            self.config.evaluation.tokens_per_batch,
+            in_step_with=self.ranks if self.engine.partitioned else None,
+        )
+
+    def take_steps(self, round: Round, learner: RoundLearner) -> float:
         """Every optimizer step of the round; gives the last loss. Raises UserError for a loss that is not finite."""
         training, steps, loss = self.config.training, count(1), math.nan
         before = self.steps(round.number - 1)
@@ -188,10 +211,12 @@ class Run:
                 order = f"{self.config.seed}/{round.number}/{phase.name}/{epoch}"
                 for batch in global_batches(phase.examples, training.global_batch, order):
                     step, began = next(steps), perf_counter()
-                    loss = trainer.backward(batch)
+                    if step > 1 and plan.select(self.strategy, round, step - 1, self.model):
+                        learner.change()
+                    loss = learner.backward(batch)
                     stop_unless_finite("loss", loss, round, step)
-                    told = self.strategy.adjust_gradients(round, trainer)
-                    norm = trainer.step()
+                    logged = self.strategy.adjust_gradients(round, learner)
+                    norm = learner.step()
                     stop_unless_finite("gradient's norm", norm, round, step)
                     seconds, tokens = perf_counter() - began, sum(map(len, batch))
                     line = {
@@ -205,7 +230,7 @@ class Run:
                         "tokens": tokens,
                         "answer_tokens": answer_tokens(batch),
                         "seconds": to_ms(seconds),
-                        **told,
+                        **logged,
                     }
                     self.journal.add_step(line)
                     self.logger.log("step", before + step, training_curves(line))
@@ -234,14 +259,7 @@ class Run:
         for task in tasks:
             self.progress.evaluating(round, task.name)
             mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
-            answers = generate(
-                self.model,
-                self.tokenizer,
-                [task.prompts[i] for i in mine],
-                task.answer_tokens,
-                self.config.evaluation.tokens_per_batch,
-                in_step_with=self.ranks if self.engine.partitioned else None,
-            )
+            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], self.answerer(task))
             scored = score(
                 task.metric,
                 [task.indices[i] for i in mine],

@@ -1,6 +1,7 @@
 """How examples become tokens and batches."""
 
-from trace_cl.data.batches import IGNORED, Encoded, Encoder, collate, global_batches, micro_batches, within_budget
+from trace_cl.data.batches import Encoder, collate, global_batches, micro_batches, within_budget
+from trace_cl.strategies.base import Example
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.model import load_tokenizer
 
@@ -25,7 +26,7 @@ def test_a_cut_answer_has_no_end() -> None:
 
 
 def test_an_epoch_holds_every_example_once_in_batches_of_exactly_that_size() -> None:
-    examples = [Encoded([number], [0]) for number in range(23)]
+    examples = [Example([number], [0]) for number in range(23)]
     batches = list(global_batches(examples, 5, "1/1/a/1"))
     assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
     order = [example.prompt[0] for batch in batches for example in batch]
@@ -34,13 +35,15 @@ def test_an_epoch_holds_every_example_once_in_batches_of_exactly_that_size() -> 
 
 
 def test_micro_batches_stay_within_the_budget_longest_with_longest() -> None:
-    batch = [Encoded([0] * length, [0]) for length in (3, 90, 5, 40, 41, 7, 300)]
+    batch = [Example([0] * length, [0]) for length in (3, 90, 5, 40, 41, 7, 300)]
     cut = micro_batches(batch, 100)
     assert [[len(example) for example in part] for part in cut] == [[301], [91], [42, 41], [8, 6, 4]]
     assert within_budget([], 100) == []
 
 
-def test_labels_stand_where_the_next_token_is_an_answer_token() -> None:
-    input_ids, labels = collate([Encoded([1, 5, 6], [7, 2]), Encoded([1, 5], [9])])
-    assert input_ids.tolist() == [[1, 5, 6, 7], [1, 5, 0, 0]]
-    assert labels.tolist() == [[IGNORED, IGNORED, 7, 2], [IGNORED, 9, IGNORED, IGNORED]]
+def test_positions_are_those_that_an_answer_token_follows() -> None:
+    batch = collate([Example([1, 5, 6], [7, 2]), Example([1, 5], [9])], total=6)
+    assert batch.input_ids.tolist() == [[1, 5, 6, 7], [1, 5, 0, 0]]
+    assert batch.positions.tolist() == [2, 3, 4 + 1]
+    assert batch.targets.tolist() == [7, 2, 9]
+    assert batch.share == 0.5

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trace_cl.build import build_logger
 from trace_cl.errors import UserError
 from trace_cl.records.loggers import MLflow, NoLogger, TensorBoard, WeightsAndBiases, training_curves
-from trace_cl.training.torch_engine import TorchTrainer
+from trace_cl.training.torch_engine import TorchLearner
 
 Run = Callable[..., Path]
 Curves = dict[str, list[tuple[int, float]]]
@@ -54,9 +54,9 @@ def same(found: Curves, expected: Curves, but: str = "") -> None:
 
 def broken_off(run: Run, monkeypatch: pytest.MonkeyPatch, steps: int, *overrides: str) -> None:
     """Start a run and kill it before the given optimizer step of its process."""
-    original, left = TorchTrainer.step, [steps]
+    original, left = TorchLearner.step, [steps]
 
-    def killed(engine: TorchTrainer) -> float:
+    def killed(engine: TorchLearner) -> float:
         left[0] -= 1
         if left[0] == 0:
             raise Killed
@@ -64,7 +64,7 @@ def broken_off(run: Run, monkeypatch: pytest.MonkeyPatch, steps: int, *overrides
         return norm
 
     with monkeypatch.context() as patch:
-        patch.setattr(TorchTrainer, "step", killed)
+        patch.setattr(TorchLearner, "step", killed)
         with pytest.raises(Killed):
             run(*overrides)
 

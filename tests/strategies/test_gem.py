@@ -14,12 +14,11 @@ from scipy.optimize import nnls
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from trace_cl.data.batches import Encoded
 from trace_cl.strategies import gem
-from trace_cl.strategies.base import Round
+from trace_cl.strategies.base import Example, Round
 from trace_cl.strategies.gem import GEM, inner_products, multipliers, project
 from trace_cl.training.engine import Optimization
-from trace_cl.training.torch_engine import TorchTrainer
+from trace_cl.training.torch_engine import TorchLearner
 
 
 def problems(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -111,12 +110,12 @@ class FakeTask:
         draw = Random(seed)
         self.name, self.epochs = name, 1
         self.train = [
-            Encoded([draw.randrange(1, 999) for _ in range(draw.randrange(2, 20))], [draw.randrange(1, 99)] * 3)
+            Example([draw.randrange(1, 999) for _ in range(draw.randrange(2, 20))], [draw.randrange(1, 99)] * 3)
             for _ in range(12)
         ]
 
 
-def reference_gradient(model: PreTrainedModel, examples: list[Encoded]) -> torch.Tensor:
+def reference_gradient(model: PreTrainedModel, examples: list[Example]) -> torch.Tensor:
     losses, tokens = [], 0
     for example in examples:
         ids = torch.tensor([[*example.prompt, *example.answer]])
@@ -143,7 +142,7 @@ def test_steps_equal_plain_pytorch_that_flattens_everything(small_model: Path, f
     plain = copy.deepcopy(model)
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
 
-    engine = TorchTrainer(model, Optimization(learning_rate=1e-2), 4096)
+    engine = TorchLearner(model, Optimization(learning_rate=1e-2), 4096)
     optimizer = torch.optim.AdamW(learning, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
     projections = 0
     for step in range(6):
@@ -262,22 +261,23 @@ def test_what_is_held_is_what_the_dry_run_states(small_model: Path) -> None:
         model = LlamaForCausalLM.from_pretrained(small_model, dtype=torch.float32)
         strategy = GEM(memory_dtype=memory_dtype)
         tasks = [FakeTask(name, seed) for seed, name in enumerate("abc")]
+        learner = TorchLearner(model, Optimization(learning_rate=1e-3), 4096)
         for t in (1, 2):
-            strategy.begin_round(Round(1, tasks[:t], []), model)
-            strategy.end_round(Round(1, tasks[:t], []))
+            strategy.begin_round(Round(1, tasks[:t], []), learner)
+            strategy.end_round(Round(1, tasks[:t], []), learner)
         round = Round(1, tasks, [])
-        strategy.begin_round(round, model)
         model.model.layers[1].requires_grad_(False)
-        engine = TorchTrainer(model, Optimization(learning_rate=1e-3), 4096)
-        engine.backward(tasks[2].train[:2])
-        strategy.adjust_gradients(round, engine)
+        learner = TorchLearner(model, Optimization(learning_rate=1e-3), 4096)
+        strategy.begin_round(round, learner)
+        learner.backward(tasks[2].train[:2])
+        strategy.adjust_gradients(round, learner)
         held = sum(part.nbytes for gradient in strategy.remembered for part in gradient.values())
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        assert held == strategy.extra_bytes(round, trainable)
+        assert held == strategy.extra_bytes(round, trainable).device
 
 
 def test_memory_is_one_copy_of_the_trainable_gradients_a_past_task() -> None:
     tasks = [FakeTask(name, 0) for name in "abcd"]
-    assert GEM().extra_bytes(Round(1, tasks, []), 1000) == 3 * 1000 * 4
-    assert GEM(memory_dtype="bf16").extra_bytes(Round(1, tasks, []), 1000) == 3 * 1000 * 2
-    assert GEM().extra_bytes(Round(1, tasks[:1], []), 1000) == 0
+    assert GEM().extra_bytes(Round(1, tasks, []), 1000) == (3 * 1000 * 4, 0)
+    assert GEM(memory_dtype="bf16").extra_bytes(Round(1, tasks, []), 1000) == (3 * 1000 * 2, 0)
+    assert GEM().extra_bytes(Round(1, tasks[:1], []), 1000) == (0, 0)

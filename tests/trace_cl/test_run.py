@@ -16,11 +16,11 @@ from trace_cl.metrics import METRICS, backward_transfer, overall_performance
 from trace_cl.records.files import read_matrix
 from trace_cl.records.journal import Journal
 from trace_cl.run import start
-from trace_cl.strategies.base import Round
+from trace_cl.strategies.base import Example, Round
 from trace_cl.strategies.seqft import SeqFT
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.model import load_tokenizer
-from trace_cl.training.torch_engine import TorchTrainer
+from trace_cl.training.torch_engine import TorchLearner
 
 Run = Callable[..., Path]
 
@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(run: Run, t
 @pytest.mark.parametrize(
     ("where", "calls"),
     [
-        pytest.param((TorchTrainer, "step"), 18, id="in the middle of a round"),
+        pytest.param((TorchLearner, "step"), 18, id="in the middle of a round"),
         pytest.param((Journal, "save_checkpoint"), 2, id="between a round's training and its checkpoint"),
         pytest.param((runner, "generate"), 5, id="in the middle of an evaluation"),
         pytest.param((Journal, "finish_round"), 3, id="between the report and the matrix's last row"),
@@ -191,13 +191,13 @@ def test_damaged_weights_are_refused(run: Run, small_model: Path, tmp_path: Path
 def test_a_loss_that_is_not_finite_names_round_and_step(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original, calls = TorchTrainer.backward, [0]
+    original, calls = TorchLearner.backward, [0]
 
-    def diverging(self: TorchTrainer, examples: list[object]) -> float:
+    def diverging(self: TorchLearner, examples: list[Example]) -> float:
         calls[0] += 1
-        return float("nan") if calls[0] == 17 else original(self, examples)  # type: ignore[arg-type]
+        return float("nan") if calls[0] == 17 else original(self, examples)
 
-    monkeypatch.setattr(TorchTrainer, "backward", diverging)
+    monkeypatch.setattr(TorchLearner, "backward", diverging)
     with pytest.raises(UserError, match=r"the loss is nan in round 2 \(FOMC\), step 2"):
         run()
     assert len((tmp_path / "runs/trace/tiny/seqft/seed1/matrix.csv").read_text().splitlines()) == 2
@@ -265,7 +265,5 @@ def test_real_data_through_the_tiny_model(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_seqft_lets_everything_learn(small_model: Path) -> None:
-    model = SeqFT().prepare(lambda _: AutoModelForCausalLM.from_pretrained(small_model), None)
-    model.requires_grad_(False)
-    SeqFT().begin_round(Round(1, [], []), model)
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    model = AutoModelForCausalLM.from_pretrained(small_model)
+    assert SeqFT().trainable(Round(1, [], []), 0, model) == [name for name, _ in model.named_parameters()]

@@ -9,10 +9,11 @@ from ranks import EXAMPLES, live_bytes_of_a_step_of_each_stage, model_of, on_two
 from torch import nn
 
 from trace_cl.data.batches import answer_tokens, collate
+from trace_cl.strategies.base import Bytes
 from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection
-from trace_cl.training.engine import AnswerLoss
 from trace_cl.training.layout import Layout
+from trace_cl.training.loss import LanguageModel
 from trace_cl.training.memory import Memory, activations
 from trace_cl.training.model import build_on_meta
 
@@ -21,13 +22,13 @@ HALF = [nn.Parameter(torch.empty(60, device="meta"), False), nn.Parameter(torch.
 
 def test_half_a_bf16_model_on_one_device() -> None:
     """60 × 2 + 40 × 4 bytes of weights, 40 × 4 of gradients, 40 × 8 of AdamW; 7 for the strategy."""
-    memory = Memory.of(HALF, torch.bfloat16, Layout(), lambda learning: 7)
+    memory = Memory.of(HALF, torch.bfloat16, Layout(), lambda learning: Bytes(7))
     assert (memory.weights, memory.gradients, memory.optimizer, memory.total) == (280, 160, 320, 767)
 
 
 def test_half_a_bf16_model_on_four_devices() -> None:
     """Stage 2: 100 × 2 bytes of weights; of 10 parameters each the gradient, the fp32 copy and AdamW's two moments."""
-    memory = Memory.of(HALF, torch.bfloat16, Layout(stage=2, ranks=4), lambda learning: learning)
+    memory = Memory.of(HALF, torch.bfloat16, Layout(stage=2, ranks=4), lambda learning: Bytes(learning))
     assert (memory.weights, memory.gradients, memory.optimizer, memory.strategy) == (200, 40, 120, 10)
     offloaded = Memory.of(HALF, torch.bfloat16, Layout(stage=2, ranks=4, offload_optimizer=True))
     assert (offloaded.weights, offloaded.gradients, offloaded.optimizer) == (200, 0, 0)
@@ -57,7 +58,7 @@ def test_activations_are_what_autograd_saves(frozen: bool) -> None:
     model = model_of().train()
     if frozen:
         freeze(model, select(model, 1, 1, Selection()))
-    input_ids, labels = collate(EXAMPLES)
+    batch = collate(EXAMPLES, answer_tokens(EXAMPLES))
     own = {p.data_ptr() for p in model.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}
 
@@ -67,13 +68,13 @@ def test_activations_are_what_autograd_saves(frozen: bool) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        AnswerLoss(model, autocast=False)(input_ids, labels)
+        LanguageModel(model)(batch)
     measured = sum(storage.nbytes() for storage in saved.values())
 
     without_weights = build_on_meta(model.config)
     if frozen:
         freeze(without_weights, select(without_weights, 1, 1, Selection()))
-    rows, length = input_ids.shape
+    rows, length = batch.input_ids.shape
     shape = (rows, length, answer_tokens(EXAMPLES))
     assert activations(without_weights, torch.float32, Layout(), shape) == pytest.approx(measured, rel=0.05)
     assert activations(without_weights, torch.float32, Layout(gradient_checkpointing=True), shape) < 0.5 * measured

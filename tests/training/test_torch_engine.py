@@ -9,17 +9,17 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from trace_cl.data.batches import Encoded
+from trace_cl.strategies.base import Example
 from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection
 from trace_cl.training.engine import Optimization
-from trace_cl.training.torch_engine import TorchTrainer
+from trace_cl.training.torch_engine import TorchLearner
 
 
-def examples(count: int, seed: int = 0) -> list[Encoded]:
+def examples(count: int, seed: int = 0) -> list[Example]:
     draw = Random(seed)
     return [
-        Encoded(
+        Example(
             [draw.randrange(1, 999) for _ in range(draw.randrange(2, 40))],
             [draw.randrange(1, 999)] * draw.randrange(1, 9),
         )
@@ -27,8 +27,8 @@ def examples(count: int, seed: int = 0) -> list[Encoded]:
     ]
 
 
-def engine_of(model: PreTrainedModel, budget: int = 4096) -> TorchTrainer:
-    return TorchTrainer(model, Optimization(learning_rate=1e-3), budget)
+def engine_of(model: PreTrainedModel, budget: int = 4096) -> TorchLearner:
+    return TorchLearner(model, Optimization(learning_rate=1e-3), budget)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_bf16_learns_what_bf16_alone_would_swallow(small_model: Path) -> None:
     """At 1e-5 AdamW moves a weight by less than bf16 can tell apart; over many steps it must move all the same."""
     model = LlamaForCausalLM.from_pretrained(small_model, dtype=torch.bfloat16)
     before = model.lm_head.weight.detach().float().clone()
-    engine = TorchTrainer(model, Optimization(learning_rate=1e-5), 4096)
+    engine = TorchLearner(model, Optimization(learning_rate=1e-5), 4096)
     for _ in range(60):
         engine.backward(examples(2))
         engine.step()

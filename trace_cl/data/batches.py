@@ -1,26 +1,12 @@
 """Examples as token ids, and how they are grouped: global batches decide the result, micro-batches only the speed."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
-"""The label of a position whose next token is not an answer token (PyTorch's own convention)."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An example as token ids: the prompt, and the answer that ends with end-of-sequence."""
-
-    prompt: list[int]
-    answer: list[int]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.answer)
+from trace_cl.strategies.base import Batch, Example
 
 
 class Encoder:
@@ -39,16 +25,16 @@ class Encoder:
         room = self.prompt_tokens - len(self.start)
         return [*self.start, *ids[max(0, len(ids) - room) :]]
 
-    def example(self, prompt: str, answer: str) -> Encoded:
+    def example(self, prompt: str, answer: str) -> Example:
         """Prompt and answer; an answer cut at `answer_tokens` has no end, so none is taught."""
-        return Encoded(self.prompt(prompt), [*self._ids(answer), self.tokenizer.eos_token_id][: self.answer_tokens])
+        return Example(self.prompt(prompt), [*self._ids(answer), self.tokenizer.eos_token_id][: self.answer_tokens])
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
 
-def global_batches(examples: Sequence[Encoded], size: int, seed: str) -> Iterator[list[Encoded]]:
+def global_batches(examples: Sequence[Example], size: int, seed: str) -> Iterator[list[Example]]:
     """One epoch: every example once, in an order drawn from `seed`, `size` at a time (the last may be fewer)."""
     order = list(range(len(examples)))
     Random(seed).shuffle(order)
@@ -78,27 +64,36 @@ def shares(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     return dealt
 
 
-def micro_batches(batch: Sequence[Encoded], budget: int) -> list[list[Encoded]]:
+def micro_batches(batch: Sequence[Example], budget: int) -> list[list[Example]]:
     """A global batch cut under a token budget."""
     return [[batch[index] for index in group] for group in within_budget([len(e) for e in batch], budget)]
 
 
-def answer_tokens(examples: Iterable[Encoded]) -> int:
+def answer_tokens(examples: Iterable[Example]) -> int:
     """How many tokens the loss is a mean over."""
     return sum(len(example.answer) for example in examples)
 
 
-def collate(examples: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-    """`(input_ids, labels)`, both B × L, padded on the right; `labels[b, i]` is the answer token after position i.
+def collate(examples: Sequence[Example], total: int, device: torch.device | str = "cpu") -> Batch:
+    """The examples as one micro-batch of a step with `total` answer tokens.
 
     Padding on the right needs no attention mask: under causal attention no real token sees what comes after it. Of no
-    examples it makes one position without a label: a loss of zero, for a rank that must keep in step with the others.
+    examples it makes one position that no answer follows: a loss of zero, for a rank that must keep in step with the
+    others.
     """
     length = max((len(example) - 1 for example in examples), default=1)
     input_ids = torch.zeros(max(1, len(examples)), length, dtype=torch.long)
-    labels = torch.full_like(input_ids, IGNORED)
+    positions: list[int] = []
     for row, example in enumerate(examples):
         tokens = torch.tensor([*example.prompt, *example.answer])
         input_ids[row, : len(tokens) - 1] = tokens[:-1]
-        labels[row, len(example.prompt) - 1 : len(tokens) - 1] = torch.tensor(example.answer)
-    return input_ids, labels
+        first = row * length + len(example.prompt) - 1
+        positions.extend(range(first, first + len(example.answer)))
+    targets = [token for example in examples for token in example.answer]
+    return Batch(
+        input_ids=input_ids.to(device),
+        positions=torch.tensor(positions, dtype=torch.long, device=device),
+        targets=torch.tensor(targets, dtype=torch.long, device=device),
+        total=total,
+        examples=examples,
+    )

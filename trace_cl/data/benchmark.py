@@ -2,17 +2,17 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from trace_cl.config import BenchmarkConfig
-from trace_cl.data.batches import Encoded, Encoder
+from trace_cl.data.batches import Encoder
 from trace_cl.data.files import SPLITS, TaskData, generate_tasks, read_task
 from trace_cl.errors import UserError
-from trace_cl.strategies.base import Round
+from trace_cl.strategies.base import Example, Round
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Task:
     epochs: int
     metric: str
     answer_tokens: int
-    train: list[Encoded]
+    train: list[Example]
     prompts: list[list[int]]
     questions: list[str]
     references: list[str]
@@ -40,18 +40,19 @@ class Benchmark:
     read, by name."""
 
     tasks: list[Task]
-    instructions: list[Encoded]
+    instructions: list[Example]
     checksums: dict[str, str]
 
     def rounds(self, seed: int) -> list[Round]:
         """Rounds 1..T as a strategy sees them."""
-        return [Round(seed, self.tasks[:t], self.instructions) for t in range(1, len(self.tasks) + 1)]
+        count = len(self.tasks)
+        return [Round(seed, self.tasks[:t], self.instructions, last=t == count) for t in range(1, count + 1)]
 
 
 def load_data(config: BenchmarkConfig, instructions: bool) -> dict[str, TaskData]:
     """The benchmark's tasks, and with `instructions` its instruction set, by name. Raises UserError at the first
     fault."""
-    wanted = dict.fromkeys(config.order, SPLITS)
+    wanted: dict[str, Sequence[str]] = dict.fromkeys(config.order, SPLITS)
     if instructions and config.instructions is not None:
         wanted[config.instructions] = ("train",)
     if config.generator is not None and config.source == "generated":
@@ -72,8 +73,8 @@ def count_only(config: BenchmarkConfig, instructions: bool) -> Benchmark | None:
     if config.source != "files" or config.root is not None or not set(wanted) <= set(config.counts):
         return None
 
-    def examples(name: str) -> list[Encoded]:
-        return [Encoded([], [])] * min(config.counts[name], config.max_train or config.counts[name])
+    def examples(name: str) -> list[Example]:
+        return [Example([], [])] * min(config.counts[name], config.max_train or config.counts[name])
 
     settings = config.tasks
     tasks = [
@@ -114,7 +115,7 @@ def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str,
     Raises UserError where no example is left to score.
     """
 
-    def training(name: str) -> list[Encoded]:
+    def training(name: str) -> list[Example]:
         rows = loaded[name].splits["train"].to_list()[: config.max_train]
         return [encoder.example(row["prompt"], row["answer"]) for row in rows]
 
@@ -139,5 +140,5 @@ def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str,
                 indices=list(scored),
             )
         )
-    general = training(config.instructions) if config.instructions in loaded else []
+    general = training(config.instructions) if config.instructions and config.instructions in loaded else []
     return Benchmark(tasks, general, checksums(loaded))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class TaskData:
         return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
 
 
-def generate_tasks(generator: str, wanted: Mapping[str, Iterable[str]]) -> dict[str, TaskData]:
+def generate_tasks(generator: str, wanted: Mapping[str, Sequence[str]]) -> dict[str, TaskData]:
     """The wanted splits of each wanted task, from the function with this dotted name. It takes no argument and gives
     task -> split -> rows. Raises UserError naming task, split and row at the first fault."""
     generated = look_up("benchmark.generator", generator)()

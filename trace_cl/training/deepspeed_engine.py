@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trace_cl.data.batches import Encoded, answer_tokens, collate, micro_batches, shares
-from trace_cl.strategies.base import Gradients
+from trace_cl.data.batches import answer_tokens, collate, micro_batches, shares
+from trace_cl.strategies.base import Answerer, Example, Parts
 from trace_cl.training import deepspeed_private as private
-from trace_cl.training.engine import AnswerLoss, Optimization, adamw, checkpoint_gradients, hold, trainable
+from trace_cl.training.engine import Optimization, adamw, cast, checkpoint_gradients, trainable
+from trace_cl.training.loss import LanguageModel, Loss, plain
 from trace_cl.training.ranks import Ranks
 
 deepspeed = private.load()
@@ -48,11 +49,11 @@ class DeepSpeedEngine:
         self.plain = private.attributes(model)
         self._settle(model)
 
-    def train(self, model: PreTrainedModel) -> "DeepSpeedTrainer":
+    def train(self, model: PreTrainedModel, loss: Loss = plain, answerer: Answerer | None = None) -> "DeepSpeedLearner":
         if self.partitioned:
             private.close(self.server)
             private.strip(model, self.plain)
-        return DeepSpeedTrainer(self, model)
+        return DeepSpeedLearner(self, model, loss, answerer)
 
     def weights(self, model: PreTrainedModel) -> dict[str, Any] | None:
         """A partitioned model's weights, gathered one by one into the first rank's main memory."""
@@ -100,19 +101,20 @@ class DeepSpeedEngine:
         }
 
 
-class DeepSpeedTrainer:
+class DeepSpeedLearner:
     """Trains one round."""
 
-    def __init__(self, engine: DeepSpeedEngine, model: PreTrainedModel) -> None:
+    def __init__(self, engine: DeepSpeedEngine, model: PreTrainedModel, loss: Loss, answerer: Answerer | None) -> None:
+        self.answerer = answerer
         self.place, self.ranks, self.model = engine._settle, engine.ranks, model
         self.tokens_per_batch, self.clip_norm = engine.tokens_per_batch, engine.optimization.clip_norm
         self.dtype, self.device = model.dtype, engine.device
         names = trainable(model)
         mixed_here = self.dtype == torch.bfloat16 and engine.zero_stage == 0
         if mixed_here:
-            hold(names.values(), torch.float32)
+            cast(names.values(), torch.float32)
         [self.engine, optimizer, *_] = deepspeed.initialize(
-            model=AnswerLoss(model, autocast=mixed_here),
+            model=LanguageModel(model, loss, autocast=mixed_here),
             optimizer=adamw(names.values(), engine.optimization),
             config=engine.config(model),
         )
@@ -123,7 +125,7 @@ class DeepSpeedTrainer:
             self.gradients = private.Shards(optimizer, names)
         self.engine.train()
 
-    def backward(self, examples: Sequence[Encoded]) -> float:
+    def backward(self, examples: Sequence[Example]) -> float:
         """Each rank takes its share, balanced by tokens.
 
         DeepSpeed averages over the ranks, so each rank's sum is divided by the whole batch's token count and multiplied
@@ -137,20 +139,20 @@ class DeepSpeedTrainer:
         loss = torch.zeros((), device=self.device, dtype=torch.float64)
         for number, micro_batch in enumerate([*mine, *[[]] * (most - len(mine))], start=1):
             self.engine.set_gradient_accumulation_boundary(number == most)
-            part = self.engine(*(tensor.to(self.device) for tensor in collate(micro_batch))) / total
+            part = self.engine(collate(micro_batch, total, self.device))
             self.engine.backward(part * self.ranks.size, scale_wrt_gas=False)
             loss += part.detach()
         return self.ranks.sum(loss).item()
 
-    def take_gradients(self) -> Gradients:
+    def take_gradients(self) -> Parts:
         """Take this rank's part of the gradients away, by parameter name; the next backward begins from nothing."""
         return self.gradients.take()
 
-    def put_gradients(self, gradients: Gradients) -> None:
+    def put_gradients(self, gradients: Parts) -> None:
         """Put gradients in the place of what is there."""
         self.gradients.put(gradients)
 
-    def sum_over_ranks(self, table: Tensor) -> Tensor:
+    def sum_over_shards(self, table: Tensor) -> Tensor:
         """The sum over ranks; or the table itself where every rank holds whole gradients."""
         return table if isinstance(self.gradients, private.Whole) else self.ranks.sum(table)
 
@@ -165,5 +167,5 @@ class DeepSpeedTrainer:
     def close(self) -> None:
         private.close(self.engine)
         del self.engine, self.gradients
-        hold(trainable(self.model).values(), self.dtype)
+        cast(trainable(self.model).values(), self.dtype)
         self.place(self.model)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # it is documented, if not listed
 
-from trace_cl.strategies.base import Gradients, shape_of
+from trace_cl.strategies.base import Parts, shape_of
 
 
 def load() -> Any:
@@ -47,15 +47,15 @@ class Whole:
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = parameters
 
-    def take(self) -> Gradients:
+    def take(self) -> Parts:
         """Take the gradients away."""
-        taken: Gradients = {}
+        taken: Parts = {}
         for name, parameter in self.parameters.items():
             taken[name] = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
             parameter.grad = None
         return taken
 
-    def put(self, gradients: Gradients) -> None:
+    def put(self, gradients: Parts) -> None:
         """Put these in their place."""
         for name, parameter in self.parameters.items():
             parameter.grad = gradients[name]
@@ -80,7 +80,7 @@ class Shards:
             for gradient in gradients:
                 yield group, None if getattr(gradient, "_zero_padding", False) else next(names, None), gradient
 
-    def take(self) -> Gradients:
+    def take(self) -> Parts:
         """Take the gradients away."""
         taken = {name: torch.zeros(0, device=parameter.device) for name, parameter in self.parameters.items()}
         self.layout = {}
@@ -95,7 +95,7 @@ class Shards:
         self.optimizer.zero_grad(set_to_none=True)
         return taken
 
-    def put(self, gradients: Gradients) -> None:
+    def put(self, gradients: Parts) -> None:
         """Put these in their place."""
         for group, slices in self.layout.items():
             self.optimizer.averaged_gradients[group] = [gradients[s] if isinstance(s, str) else s for s in slices]

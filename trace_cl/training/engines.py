@@ -1,5 +1,6 @@
 """The engines: how a round's gradients are made and followed, on one device (PyTorch alone) or on many (DeepSpeed)."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
@@ -8,35 +9,46 @@ import torch
 
 from trace_cl.config import EngineConfig
 from trace_cl.errors import UserError
+from trace_cl.strategies.base import Use
 from trace_cl.training.engine import Engine, Optimization
 from trace_cl.training.layout import layout
 from trace_cl.training.ranks import Ranks
 from trace_cl.training.torch_engine import TorchEngine
 
 
-def check(settings: EngineConfig, ranks: int, reads_gradients: str) -> None:
-    """Raise UserError where no engine could do what is asked; the strategy tells what it reads of the gradients."""
+def check(settings: EngineConfig, ranks: int, uses: Collection[Use]) -> None:
+    """Raise UserError where no engine could do what is asked; the strategy tells what it uses of the learner."""
     spread = layout(settings, ranks)
     if settings.name == "torch" and ranks > 1:
         raise UserError(f"engine=torch is for one process, and there are {ranks}: set engine=deepspeed")
     if spread.offload_optimizer and spread.stage == 0:
         raise UserError("engine.offload_optimizer=true needs engine.zero_stage=2 or 3")
-    if spread.offload_optimizer and reads_gradients != "nothing":
-        raise UserError("engine.offload_optimizer=true leaves this strategy no gradients to read: set it to false")
-    if spread.stage > 0 and reads_gradients == "whole":
-        raise UserError(f"engine.zero_stage={spread.stage} leaves no rank a whole gradient to keep: set it to 0")
+    if spread.offload_optimizer and {"gradients", "weights"} & set(uses):
+        raise UserError(
+            "engine.offload_optimizer=true leaves this strategy no gradients or weights to work on: set it to false"
+        )
     if settings.name == "deepspeed" or ranks > 1:
+        if "changing_parameters" in uses:
+            raise UserError(
+                "this strategy changes within a round which parameters learn, and DeepSpeed cannot: "
+                "set engine=torch, on one device"
+            )
+        if "snapshot" in uses and settings.gather is False:
+            raise UserError(
+                "engine.gather=false leaves no device a whole model, and this strategy keeps a frozen one: "
+                "leave engine.gather out"
+            )
         _deepspeed()
 
 
-def choose(settings: EngineConfig, ranks: int, reads_gradients: str, device: torch.device, need: int) -> EngineConfig:
+def choose(settings: EngineConfig, ranks: int, uses: Collection[Use], device: torch.device, need: int) -> EngineConfig:
     """What `auto` comes to, for a run that needs so many bytes on one device besides its activations."""
     if settings.name != "auto":
         return settings
     if ranks > 1:
         return replace(settings, name="deepspeed")
     too_large = device.type == "cuda" and need > torch.cuda.mem_get_info(device)[1]
-    if too_large and reads_gradients == "nothing":
+    if too_large and not uses:
         return replace(settings, name="deepspeed", zero_stage=2, offload_optimizer=True)
     return replace(settings, name="torch")
 

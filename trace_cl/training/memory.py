@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
-from trace_cl.data.batches import Encoded, answer_tokens, collate, micro_batches
-from trace_cl.strategies.base import shape_of
-from trace_cl.training.engine import AnswerLoss
+from trace_cl.data.batches import answer_tokens, micro_batches
+from trace_cl.strategies.base import Batch, Bytes, Example, shape_of
 from trace_cl.training.layout import Layout
+from trace_cl.training.loss import LanguageModel
 
 FP32 = 4
 PERSISTENT = 100_000
@@ -26,13 +26,17 @@ PERSISTENT = 100_000
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each device; `strategy` is what the strategy keeps besides: GEM its memories' gradients."""
+    """Bytes on each device; `strategy` is what the strategy keeps besides: GEM its memories' gradients.
+
+    `host` is what the strategy keeps in main memory, of each process.
+    """
 
     weights: int
     gradients: int
     optimizer: int
     strategy: int = 0
     activations: int = 0
+    host: int = 0
 
     @classmethod
     def of(
@@ -40,7 +44,7 @@ class Memory:
         parameters: Iterable[nn.Parameter],
         dtype: torch.dtype,
         layout: Layout,
-        extra_bytes: Callable[[int], int] = lambda learning: 0,
+        extra_bytes: Callable[[int], Bytes] = lambda learning: Bytes(),
         activations: int = 0,
     ) -> "Memory":
         """Of these parameters, those that learn and those that do not; `extra_bytes` tells, of so many learning on one
@@ -53,16 +57,18 @@ class Memory:
         sizes = {p: (shape_of(p).numel(), p.requires_grad) for p in parameters}
         everything = sum(size for size, _ in sizes.values())
         learning = sum(size for size, learns in sizes.values() if learns)
+        share = learning if layout.stage == 0 else -(-learning // layout.ranks)
+        extra = extra_bytes(share)
         if layout.stage == 0:
             held = FP32 if layout.held_in_fp32(dtype) else dtype.itemsize
             return cls(
                 weights=(everything - learning) * dtype.itemsize + learning * held,
                 gradients=learning * FP32,
                 optimizer=learning * 2 * FP32,
-                strategy=extra_bytes(learning),
+                strategy=extra.device,
                 activations=activations,
+                host=extra.host,
             )
-        share = -(-learning // layout.ranks)
         weights = everything * dtype.itemsize
         if layout.stage == 3:
             persistent = sum(size for size, _ in sizes.values() if size <= PERSISTENT)
@@ -71,20 +77,22 @@ class Memory:
             weights=weights,
             gradients=0 if layout.offload_optimizer else share * FP32,
             optimizer=0 if layout.offload_optimizer else share * 3 * FP32,
-            strategy=extra_bytes(share),
+            strategy=extra.device,
             activations=activations,
+            host=extra.host,
         )
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All of it on the device."""
         return self.weights + self.gradients + self.optimizer + self.strategy + self.activations
 
 
-def largest_micro_batch(examples: Sequence[Encoded], tokens_per_batch: int) -> tuple[int, int, int]:
+def largest_micro_batch(examples: Sequence[Example], tokens_per_batch: int) -> tuple[int, int, int]:
     """Rows, padded length and answer tokens of the micro-batch with the most of the second two."""
     batches = micro_batches(examples, tokens_per_batch)
-    return max(((*collate(b)[0].shape, answer_tokens(b)) for b in batches), key=lambda shape: shape[0] * shape[1])
+    shapes = ((len(batch), max(map(len, batch)) - 1, answer_tokens(batch)) for batch in batches)
+    return max(shapes, key=lambda shape: shape[0] * shape[1])
 
 
 def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micro_batch: tuple[int, int, int]) -> int:
@@ -98,13 +106,17 @@ def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micr
     model = copy.deepcopy(model).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         pretend(model, dtype, torch.float32 if autocast else dtype)
-        loss = AnswerLoss(model, autocast)
+        objective = LanguageModel(model, autocast=autocast)
         kept = Kept(model)
+        batch = Batch(
+            input_ids=torch.zeros(rows, length, dtype=torch.long),
+            positions=torch.arange(answers),
+            targets=torch.zeros(answers, dtype=torch.long),
+            total=answers,
+            examples=[],
+        )
         with torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda tensor: tensor):
-            loss.of_answers(
-                loss.hidden(torch.zeros(rows, length, dtype=torch.long)).flatten(0, 1)[:answers],
-                torch.zeros(answers, dtype=torch.long),
-            )
+            objective(batch)
     by_layer = kept.by_layer()
     if not layout.gradient_checkpointing:
         return sum(by_layer.values())

@@ -136,10 +136,10 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()).partition(". ")[0]
 
 
-def build_on_meta(config: PretrainedConfig) -> PreTrainedModel:
+def build_on_meta(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A model without weights, to count."""
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
     return model
 

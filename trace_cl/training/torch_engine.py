@@ -1,5 +1,6 @@
 """The engine on a single device, in plain PyTorch."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trace_cl.data.batches import Encoded, answer_tokens, collate, micro_batches
-from trace_cl.strategies.base import Gradients
-from trace_cl.training.engine import AnswerLoss, Optimization, adamw, checkpoint_gradients, hold, trainable
+from trace_cl.data.batches import answer_tokens, collate, micro_batches
+from trace_cl.strategies.base import Answerer, Example, Parts
+from trace_cl.training.engine import Optimization, adamw, cast, checkpoint_gradients, trainable
+from trace_cl.training.loss import LanguageModel, Loss, plain
 
 
 @dataclass(frozen=True)
@@ -27,58 +29,102 @@ class TorchEngine:
         model.to(self.device)  # type: ignore[arg-type]  # the library's wrapper hides the method's own signature
         checkpoint_gradients(model, self.gradient_checkpointing)
 
-    def train(self, model: PreTrainedModel) -> "TorchTrainer":
-        return TorchTrainer(model, self.optimization, self.tokens_per_batch)
+    def train(self, model: PreTrainedModel, loss: Loss = plain, answerer: Answerer | None = None) -> "TorchLearner":
+        return TorchLearner(model, self.optimization, self.tokens_per_batch, loss, answerer)
 
     def weights(self, model: PreTrainedModel) -> None:
         """None: the model's own `save_pretrained` finds them where they are."""
 
 
-class TorchTrainer:
+class TorchLearner:
     """Trains one round.
 
     What learns is held in fp32 while it learns, whatever the model's dtype: at a learning rate of 1e-5 most of AdamW's
     updates are smaller than bf16 can tell apart. The frozen half stays as it is, and `close` brings the rest back.
     """
 
-    def __init__(self, model: PreTrainedModel, optimization: Optimization, tokens_per_batch: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        optimization: Optimization,
+        tokens_per_batch: int,
+        loss: Loss = plain,
+        answerer: Answerer | None = None,
+    ) -> None:
         self.model = model
+        self.answerer = answerer
         self.clip_norm = optimization.clip_norm
         self.tokens_per_batch = tokens_per_batch
         self.dtype = model.dtype
-        self.loss = AnswerLoss(model, autocast=self.dtype == torch.bfloat16)
+        self.objective = LanguageModel(model, loss, autocast=self.dtype == torch.bfloat16)
         self.parameters = trainable(model)
-        if self.dtype == torch.bfloat16:
-            hold(self.parameters.values(), torch.float32)
+        cast(self.parameters.values(), self.precise)
         self.optimizer = adamw(self.parameters.values(), optimization)
         model.train()
 
-    def backward(self, examples: Sequence[Encoded]) -> float:
+    @property
+    def precise(self) -> torch.dtype:
+        """The dtype in which weights learn."""
+        return torch.float32 if self.dtype == torch.bfloat16 else self.dtype
+
+    def change(self) -> None:
+        before, self.parameters = self.parameters, trainable(self.model)
+        for name in before.keys() - self.parameters.keys():
+            cast([before[name]], self.dtype)
+            before[name].grad = None
+            self.optimizer.state.pop(before[name], None)
+        cast(self.parameters.values(), self.precise)
+        self.optimizer.param_groups[0]["params"] = list(self.parameters.values())
+
+    def backward(self, examples: Sequence[Example]) -> float:
         """The micro-batches' sums are divided by the whole batch's token count, so how the batch is cut changes
         nothing."""
         total = answer_tokens(examples)
         loss = torch.zeros((), device=self.model.device, dtype=torch.float64)
         for micro_batch in micro_batches(examples, self.tokens_per_batch):
-            input_ids, labels = (tensor.to(self.model.device) for tensor in collate(micro_batch))
-            part = self.loss(input_ids, labels) / total
+            part = self.objective(collate(micro_batch, total, self.model.device))
             part.backward()
             loss += part.detach()
         return loss.item()
 
-    def take_gradients(self) -> Gradients:
-        """Take the gradients away, by parameter name; the next backward begins from nothing."""
+    def take_gradients(self) -> Parts:
         taken = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in self.parameters.items()}
         self.optimizer.zero_grad(set_to_none=True)
         return taken
 
-    def put_gradients(self, gradients: Gradients) -> None:
-        """Put gradients in the place of what is there."""
+    def put_gradients(self, gradients: Parts) -> None:
         for name, parameter in self.parameters.items():
             parameter.grad = gradients[name]
 
-    def sum_over_ranks(self, table: Tensor) -> Tensor:
-        """The table itself: there is one rank."""
+    def sum_over_shards(self, table: Tensor) -> Tensor:
+        """The table itself: there are no shards."""
         return table
+
+    def weights(self) -> Parts:
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def set_weights(self, weights: Parts) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(weights[name])
+
+    def gather(self, parts: Parts) -> dict[str, Tensor]:
+        return {name: part.detach().to("cpu", copy=True) for name, part in parts.items()}
+
+    def scatter(self, whole: dict[str, Tensor]) -> Parts:
+        return {name: whole[name].to(self.model.device) for name in self.parameters if name in whole}
+
+    def snapshot(self) -> LanguageModel:
+        teacher = copy.deepcopy(self.model).requires_grad_(False).eval()
+        cast(teacher.parameters(), self.dtype)
+        return LanguageModel(teacher, autocast=self.dtype == torch.bfloat16)
+
+    def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
+        assert self.answerer is not None
+        self.model.eval()
+        answers = self.answerer.generate(prompts, tokens)
+        self.model.train()
+        return answers
 
     def step(self) -> float:
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_norm)
@@ -87,5 +133,5 @@ class TorchTrainer:
         return norm.item()
 
     def close(self) -> None:
-        hold(self.parameters.values(), self.dtype)
+        cast(self.parameters.values(), self.dtype)
         self.model.eval()
