@@ -45,29 +45,40 @@ def build_logger(config: DictConfig) -> Logger:
 
 def defaults(config: DictConfig) -> dict[str, Any]:
     """What each key is where nobody says: by the schema, and by the strategy's own arguments. Keys are dotted."""
-    schema = {section.name: section.type for section in fields(Config) if is_dataclass(section.type)}
-    settings = {name: OmegaConf.to_container(OmegaConf.structured(kind)) for name, kind in schema.items()}
-    arguments = signature(look_up("strategy._target_", config.strategy._target_)).parameters.values()
-    settings["strategy"] = {a.name: a.default for a in arguments if a.default is not a.empty}
+    settings = {key.name: _defaults(key.type) if is_dataclass(key.type) else key.default for key in fields(Config)}
+    settings["strategy"] = _defaults(look_up("strategy._target_", config.strategy._target_))
     return {key: value for key, value in flatten(settings) if value != MISSING}
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    if _is_dataclass(kind):
+        return as_dict(OmegaConf.structured(kind), resolve=False)
+    return {a.name: a.default for a in signature(kind).parameters.values() if a.default is not a.empty}
 
 
 def _build(name: str, section: DictConfig) -> Any:
     """What `_target_` names, made of the other values; a dataclass makes each of its field's type."""
     values = as_dict(section)
     kind = look_up(f"{name}._target_", values.pop("_target_"))
-    arguments = signature(kind).parameters
+    every = signature(kind).parameters.values()
+    named = [argument for argument in every if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)]
+    known = [argument.name for argument in named]
     for key in values:
-        if key not in arguments:
-            raise UserError(f"{name}.{key}: {kind.__name__} takes no such value; nearest: {nearest(key, arguments)}")
-    for key, argument in arguments.items():
-        if argument.default is argument.empty and key not in values:
-            raise UserError(f"{name}.{key} is not set: {kind.__name__} needs it")
-    if "__dataclass_fields__" in vars(kind):  # of its own: a class derived from one may have another __init__
+        if key not in known and not any(argument.kind is argument.VAR_KEYWORD for argument in every):
+            raise UserError(f"{name}.{key}: {kind.__name__} takes no such value; nearest: {nearest(key, known)}")
+    for argument in named:
+        if argument.default is argument.empty and argument.name not in values:
+            raise UserError(f"{name}.{argument.name} is not set: {kind.__name__} needs it")
+    if _is_dataclass(kind):
         typed = OmegaConf.merge(OmegaConf.structured(kind), values)
         assert isinstance(typed, DictConfig)
         values = as_dict(typed)
     return kind(**values)
+
+
+def _is_dataclass(kind: Any) -> bool:
+    """Whether it is one itself: what is only derived from one may have an `__init__` of its own."""
+    return "__dataclass_fields__" in vars(kind)
 
 
 @contextmanager

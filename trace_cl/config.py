@@ -146,9 +146,9 @@ ConfigStore.instance().store(name="schema", node=Config)
 OmegaConf.register_new_resolver("share", lambda whole, parts: max(1, int(whole) // int(parts)), replace=True)
 
 
-def as_dict(config: DictConfig) -> dict[str, Any]:
+def as_dict(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     """A configuration as plain values, every reference resolved."""
-    content = OmegaConf.to_container(config, resolve=True)
+    content = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 
