@@ -62,7 +62,7 @@ def _start(config: DictConfig) -> None:
             print(f"{journal.folder} is complete.\n{report.render(journal.matrix(), journal.tasks)}")
         return
     run = open_run(config, strategy, journal, ranks, ranks.device(device), dtype)
-    with journal.alone(), closing(run.progress):
+    with journal.lock(), closing(run.progress):
         run.logger.begin(journal.folder, as_dict(config), run.steps(run.trained))
         with closing(run.logger):
             run.go()
@@ -116,8 +116,8 @@ def open_run(
         tokenizer=tokenizer,
         engine=engine,
         ranks=ranks,
-        trained=ranks.agree(journal.trained_rounds()),
-        rows=ranks.agree(journal.matrix()),
+        trained=ranks.broadcast(journal.trained_rounds()),
+        rows=ranks.broadcast(journal.matrix()),
     )
 
 
@@ -153,7 +153,7 @@ class Run:
 
     def go(self) -> None:
         """Every round that is not finished yet."""
-        if self.config.evaluation.zero_shot and self.ranks.agree(self.journal.read_round(0)) is None:
+        if self.config.evaluation.zero_shot and self.ranks.broadcast(self.journal.read_round(0)) is None:
             untouched = self.evaluate(0, self.benchmark.tasks)
             self.journal.write_round(0, untouched)
             self.logger.log("round", 0, score_curves(untouched["scores"][self.config.metrics.variant]))
@@ -206,7 +206,7 @@ class Run:
             self.tokenizer,
             task.answer_tokens,
             self.config.evaluation.tokens_per_batch,
-            in_step_with=self.ranks if self.engine.partitioned else None,
+            self.ranks,
         )
 
     def take_steps(self, round: Round, learner: RoundLearner) -> float:

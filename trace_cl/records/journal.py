@@ -87,7 +87,7 @@ class Journal:
         self._note_environment(environment)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep every other process out of this run; the system lifts the lock when this one ends, however it ends.
 
         Raises UserError where another process is at it.

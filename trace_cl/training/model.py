@@ -150,6 +150,11 @@ def build_on_meta(config: PretrainedConfig, dtype: torch.dtype = torch.float32) 
     return model
 
 
+def is_spread(model: nn.Module) -> bool:
+    """Whether each rank holds a part of the weights only (ZeRO-3), so that all must go through the model in step."""
+    return any(hasattr(parameter, "ds_tensor") for parameter in model.parameters())
+
+
 def frozen_modules(model: nn.Module) -> list[str]:
     """The names of the modules none of whose own parameters learn."""
     learns: dict[str, bool] = {}
