@@ -5,7 +5,7 @@ the benchmark files; a new one is a file here and an entry there. This package k
 """
 
 from .accuracy import accuracy, first_character
-from .matrix import backward_transfer, overall_performance
+from .matrix import FIGURES, Figure, backward_transfer, figures, learned, overall_performance
 from .pairs import VARIANTS, Metric, Variant
 from .rouge_l import rouge_l
 from .similarity import similarity
@@ -18,13 +18,17 @@ METRICS: dict[str, Metric] = {
 }
 
 __all__ = [
+    "FIGURES",
     "METRICS",
     "VARIANTS",
+    "Figure",
     "Metric",
     "Variant",
     "accuracy",
     "backward_transfer",
+    "figures",
     "first_character",
+    "learned",
     "overall_performance",
     "rouge_l",
     "similarity",
