@@ -26,7 +26,7 @@ def test_a_contradiction_is_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     summary = json.loads(path.read_text())
     summary["printed"]["OP"][2] += 0.3
     path.write_text(json.dumps(summary))
-    monkeypatch.setattr("trace_cl.analysis.tables.PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr("trace_cl.analysis.X.PUBLISHED", tmp_path / "published")
     assert contradictions(30) == ["Table 30 prints OP after round 3 50.5, its matrix gives 50.23"]
 
 

@@ -24,6 +24,7 @@ from trace_cl.analysis.stored import (
     STRATEGIES,
     StoredRun,
     by_method,
+    default_benchmark,
     find,
     find_published,
     method_order,
@@ -276,6 +277,15 @@ def gather(runs: Sequence[StoredRun]) -> list[Method]:
     ]
 
 
+def with_bwt(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """The runs that have a BWT; the others are said. Raises UserError where none has."""
+    for run in (without := [run for run in runs if run.figures["BWT"][-1] is None]):
+        print(f"BWT is undefined, as a round trained nothing, left out: {run.folder}", file=sys.stderr)
+    if len(without) == len(runs):
+        raise UserError("none of these runs has a BWT: draw curves or heatmaps")
+    return [run for run in runs if run not in without]
+
+
 def heatmaps(runs: Sequence[StoredRun], width: float) -> Iterator[tuple[str, Picture]]:
     """A picture a run, and the name to save it under."""
     for run in runs:
@@ -286,7 +296,7 @@ def heatmaps(runs: Sequence[StoredRun], width: float) -> Iterator[tuple[str, Pic
 
 def runs_meant(options: argparse.Namespace) -> list[StoredRun]:
     """The runs to draw. Raises UserError where there is none."""
-    model, benchmark = options.model, options.benchmark or ("embedded" if options.model == "tiny" else "trace")
+    model, benchmark = options.model, options.benchmark or default_benchmark(options.model)
     runs = [StoredRun.at(folder) for folder in options.run] or find(options.runs, benchmark, model)
     if options.published:
         runs += find_published(model if (PUBLISHED / model).is_dir() else "llama2-chat-7b")
@@ -315,6 +325,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.picture == "heatmap":
             pictures = heatmaps(runs, width)
         else:
+            if options.picture == "op_bwt":
+                runs = with_bwt(runs)
             draw = {"curves": curves, "op_bwt": op_bwt}[options.picture]
             pictures = [(options.picture, draw(gather(runs), width))]
         for name, picture in pictures:

@@ -198,6 +198,11 @@ def with_keys(path: Path, *keys: str) -> list[dict[str, Any]]:
     return lines
 
 
+def default_benchmark(model: str | None) -> str:
+    """What a model's runs are of, unless said otherwise."""
+    return "embedded" if model == "tiny" else PAPER_BENCHMARK
+
+
 def find(runs: Path, benchmark: str = "*", model: str = "*", method: str = "*") -> list[StoredRun]:
     """Our runs with a finished round, in order. Raises UserError for one that is damaged."""
     paths = runs.glob(f"{benchmark}/{model}/{method}/seed*/matrix.csv")
