@@ -17,7 +17,7 @@ import jinja2
 
 from trace_cl import metrics
 from trace_cl.analysis.stored import StoredRun, by_method, find, find_published, last
-from trace_cl.analysis.text import headline, number, over_seeds
+from trace_cl.analysis.text import RECOMPUTED, headline, over_seeds
 from trace_cl.errors import UserError
 from trace_cl.records.files import write
 
@@ -43,7 +43,12 @@ def summary(runs: Sequence[StoredRun]) -> Iterator[dict[str, Any]]:
             "method": members[0].method,
             "published": members[0].published,
             "runs": members,
-            "figures": [over_seeds(last(finished, figure.name)) for figure in metrics.FIGURES],
+            "figures": [
+                members[0].text(figure.name, len(members[0].rows))
+                if members[0].published
+                else over_seeds(last(finished, figure.name))
+                for figure in metrics.FIGURES
+            ],
         }
 
 
@@ -65,7 +70,7 @@ def answers(run: StoredRun, limit: int, prompts: Texts) -> dict[str, Any]:
     tasks = []
     for name in run.tasks:
         rounds: dict[int, Any] = {}
-        task = {"name": name, "total": 0, "index": [], "reference": [], "rounds": rounds}
+        task: dict[str, Any] = {"name": name, "total": 0, "index": [], "reference": [], "rounds": rounds}
         for round in run.scores(name):
             if not (everything := run.predictions(round, name)):
                 continue
@@ -121,7 +126,7 @@ def render(runs: Sequence[StoredRun], limit: int) -> str:
         answers=said,
         prompts=list(prompts),
         figures=metrics.FIGURES,
-        number=number,
+        recomputed=RECOMPUTED,
         headline=headline,
         legend=[colour(score) for score in range(0, 101, 10)],
     )

@@ -185,8 +185,7 @@ def op_bwt(methods: Sequence[Method], width: float = WIDTHS["single"]) -> Pictur
 
 def outside(points: Points, lowest: Points, highest: Points) -> NDArray[np.bool_]:
     """Which of the points n × 2 lie outside the box with these corners: n."""
-    far: NDArray[np.bool_] = ((points < lowest) | (points > highest)).any(axis=1)
-    return far
+    return np.any((points < lowest) | (points > highest), axis=1, keepdims=True)[:, 0]
 
 
 def bulk(points: Points) -> Points:
@@ -291,7 +290,7 @@ def heatmaps(runs: Sequence[StoredRun], width: float) -> Iterator[tuple[str, Pic
     for run in runs:
         name = f"{run.method} (published)" if run.published else f"{run.method}, seed {run.seed}"
         saved = "-".join(["heatmap", *run.folder.resolve().parts[-3:]])
-        yield saved, heatmap(run.matrix, f"{name}\n{headline(run.figures)}", width)
+        yield saved, heatmap(run.matrix, f"{name}\n{headline(run.figures, run.printed)}", width)
 
 
 def runs_meant(options: argparse.Namespace) -> list[StoredRun]:

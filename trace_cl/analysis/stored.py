@@ -15,9 +15,10 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from trace_cl import metrics
+from trace_cl.analysis.text import reported
 from trace_cl.errors import UserError
 from trace_cl.records.files import PUBLISHED, flatten, read_json, read_matrix, read_yaml
 from trace_cl.records.predictions import read_lines
@@ -68,7 +69,8 @@ class StoredRun:
         matrix = whole(path, lambda: triangular(read_matrix(path)))
         there = folder.resolve()
         if there.is_relative_to(PUBLISHED):
-            return cls(folder, PAPER_BENCHMARK, *there.parts[-2:], "", matrix)
+            model, method = there.parts[-2:]
+            return cls(folder, PAPER_BENCHMARK, model, method, "", matrix)
         benchmark, model, method, seed = ["", "", "", "", *Path(os.path.abspath(folder)).parts][-4:]
         return cls(folder, benchmark, model, method, seed.removeprefix("seed"), matrix)
 
@@ -112,8 +114,12 @@ class StoredRun:
     def printed(self) -> dict[str, list[float | None]]:
         """What the paper prints below the matrix of a published run, in the form of `figures`; empty for ours."""
         said: Mapping[str, Any] = self.summary.get("printed", {})
-        unsaid = [None] * (len(self.matrix) - 1)
+        unsaid: list[float | None] = [None] * (len(self.matrix) - 1)
         return {name: list(value) if isinstance(value, list) else [*unsaid, value] for name, value in said.items()}
+
+    def text(self, figure: str, t: int) -> str:
+        """A figure after round t as it is shown: of a published run what is printed, or else recomputed and marked."""
+        return reported(self.figures, self.printed, figure, t)
 
     @property
     def untrained(self) -> list[int]:

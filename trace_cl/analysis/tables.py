@@ -18,7 +18,7 @@ import pandas as pd
 
 from trace_cl import metrics
 from trace_cl.analysis.stored import STRATEGIES, StoredRun, default_benchmark, find, find_published, last, whole
-from trace_cl.analysis.text import UNDEFINED, markdown, number
+from trace_cl.analysis.text import RECOMPUTED, UNDEFINED, at, markdown, number
 from trace_cl.errors import UserError
 from trace_cl.records.files import PUBLISHED, read_json
 
@@ -37,9 +37,6 @@ COMPARED = {
     },
 }
 """Tables 4 and 7: the name of each row, and the method whose run it is, in the order of `tables.json`."""
-
-RECOMPUTED = "*"
-"""Marks a figure that the paper does not print."""
 
 
 def printed() -> dict[str, Any]:
@@ -93,11 +90,6 @@ def matrix_table(published: StoredRun, ours: Sequence[StoredRun]) -> pd.DataFram
             values_of = [run.figures[figure.name][t - 1] for run in ours if t <= len(run.tasks)]
             lines.append(cell(figure.name, str(t), at(said, t), values_of, at(recomputed, t)))
     return pd.DataFrame(lines)
-
-
-def at(values: Sequence[float | None], t: int) -> float | None:
-    """The value of round t, if there is one."""
-    return values[t - 1] if t <= len(values) else None
 
 
 def figures_of(
@@ -229,7 +221,7 @@ def _cell(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    for plain, escaped in (("%", "\\%"), ("_", "\\_"), ("±", "$\\pm$"), ("–", "--")):
+    for plain, escaped in (("%", "\\%"), ("_", "\\_"), ("±", "$\\pm$"), ("–", "--"), ("†", "$^\\dagger$")):
         text = text.replace(plain, escaped)
     return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)
 

@@ -9,6 +9,9 @@ from trace_cl import metrics
 
 UNDEFINED = "–"
 
+RECOMPUTED = "†"
+"""Marks a figure of a published run that the paper does not print."""
+
 Figures = Mapping[str, Sequence[float | None]]
 """By name, a value a finished round; None where it is undefined (`metrics.figures`)."""
 
@@ -26,10 +29,24 @@ def over_seeds(values: Sequence[float | None]) -> str:
     return number(defined[0] if defined else None)
 
 
-def headline(figures: Figures) -> str:
+def at(values: Sequence[float | None], t: int) -> float | None:
+    """The value of round t, if there is one."""
+    return values[t - 1] if t <= len(values) else None
+
+
+def reported(figures: Figures, printed: Figures, name: str, t: int, sign: str = "") -> str:
+    """A figure after round t: of a published run what is `printed`, or else recomputed and marked; of ours as it is."""
+    said = at(printed.get(name, ()), t)
+    if said is not None:
+        return number(said, sign)
+    return number(figures[name][t - 1], sign) + (RECOMPUTED if printed else "")
+
+
+def headline(figures: Figures, printed: Figures | None = None) -> str:
     """The figures after the newest round: `OP 51.3, BWT -5.6, learned 56.9`."""
     return ", ".join(
-        f"{figure.name} {number(figures[figure.name][-1], '+' if figure.signed else '')}" for figure in metrics.FIGURES
+        f"{f.name} {reported(figures, printed or {}, f.name, len(figures[f.name]), '+' if f.signed else '')}"
+        for f in metrics.FIGURES
     )
 
 

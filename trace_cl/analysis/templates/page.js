@@ -23,10 +23,10 @@ function cell(label, text, className = "") {
 }
 
 function question(label, id) {
-  if (id === null) return cell(label, "", "text");
+  if (id === null) return cell(label, "", "text question");
   const prompt = block("prompts")[id];
-  if (prompt.length <= SHOWN) return cell(label, prompt, "text");
-  const td = cell(label, "", "text");
+  if (prompt.length <= SHOWN) return cell(label, prompt, "text question");
+  const td = cell(label, "", "text question");
   const whole = element("details", "");
   const end = element("span", `…${prompt.slice(-SHOWN)}`);
   whole.append(element("summary", `the whole prompt (${prompt.length} characters)`), element("span", prompt));
