@@ -185,7 +185,7 @@ def op_bwt(methods: Sequence[Method], width: float = WIDTHS["single"]) -> Pictur
 
 def outside(points: Points, lowest: Points, highest: Points) -> NDArray[np.bool_]:
     """Which of the points n × 2 lie outside the box with these corners: n."""
-    return np.any((points < lowest) | (points > highest), axis=1, keepdims=True)[:, 0]
+    return np.asarray(((points < lowest) | (points > highest)).any(axis=1))
 
 
 def bulk(points: Points) -> Points:
