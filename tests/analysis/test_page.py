@@ -118,7 +118,9 @@ def test_the_published_runs_are_there_and_marked(tmp_path: Path) -> None:
         summary = json.loads((folder / "summary.json").read_text())
         *_, op, bwt, learned = page.runs[f"trace/{folder.parent.name}/{folder.name}/published"]
         assert op[1:] == one_decimal(summary["printed"]["OP"])
-        assert bwt[1:] == [*(f"{value:z.1f}†" for value in summary["BWT"][:-1]), f"{summary['printed']['BWT']:.1f}"]
+        assert bwt[-1] == f"{summary['printed']['BWT']:.1f}"
+        assert [float(text.removesuffix("†")) for text in bwt[1:]] == pytest.approx(summary["BWT"], abs=0.051)
+        assert all(text.endswith("†") for text in bwt[1:-1]), "the paper prints the last one"
         assert all(text.endswith("†") for text in learned[1:]), "the paper does not print it"
         assert summary["source"] in page.text
     assert page.text.index("llama2-chat-7b on trace") < page.text.index("llama2-chat-13b on trace")

@@ -63,21 +63,9 @@ def test_a_run_found_under_its_folder_is_the_one_read_there(tmp_path: Path, monk
 
 
 def test_the_one_order_of_methods() -> None:
-    expected = [
-        "seqft",
-        "seqft+hft",
-        "seqft+hft-2x1",
-        "seqft+hft-2x10",
-        "seqft+hft-layer",
-        "gem",
-        "gem+hft",
-        "replay",
-        "lora_seqft",
-        "ewc",
-        "ewc+hft",
-        "lwf",
-    ]
-    assert sorted(reversed(expected), key=method_order) == expected
+    methods = ["seqft", "seqft+hft", "seqft+hft-2x1", "seqft+hft-2x10", "seqft+hft-layer", "gem", "gem+hft", "replay"]
+    methods += ["lora_seqft", "ewc", "ewc+hft", "lwf"]
+    assert sorted({*methods}, key=method_order) == methods
 
 
 def test_runs_are_in_order_and_by_method(tmp_path: Path) -> None:
@@ -115,9 +103,13 @@ def test_runs_are_in_order_and_by_method(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_named_in_one_sentence(name: str, content: str, reason: str, tmp_path: Path) -> None:
     folder = tmp_path / "mine" / "qwen" / "gem" / "seed3"
-    with pytest.raises(UserError) as caught:
+
+    def read_everything() -> object:
         run = stored(folder, **{name: content})
-        print(run.config, run.summary, run.record(1), run.predictions(2, "a"), run.prompts("a"))
+        return run.config, run.summary, run.record(1), run.predictions(2, "a"), run.prompts("a")
+
+    with pytest.raises(UserError) as caught:
+        read_everything()
     assert re.fullmatch(rf"{re.escape(str(folder / name))} is damaged \(.*\): move the run away", str(caught.value))
     assert reason in str(caught.value)
 

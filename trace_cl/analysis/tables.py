@@ -204,7 +204,7 @@ def latex(frame: pd.DataFrame, caption: str) -> str:
     body = frame.map(_cell).rename(index=_escape, columns=_escape).rename_axis(index=None)
     if body.map(lambda cell: cell.startswith("\\both")).any(axis=None):
         text += "; each cell: ours, below it published / difference"
-    if body.map(lambda cell: RECOMPUTED in cell).any(axis=None):
+    if frame.map(lambda cell: RECOMPUTED in cell).any(axis=None):
         text += f"; {RECOMPUTED} not printed in the paper but recomputed"
     tabular = body.to_latex(escape=False, column_format="l" + "r" * len(frame.columns))
     tabular = tabular.replace(f"\n{first} &", f"\n\\midrule\n{first} &")
