@@ -285,7 +285,7 @@ class Run:
         """summary.json, report.md and its pictures as the finished rounds have it; the newest round's to the logger."""
         variant, rows = self.config.metrics.variant, self.rows
         records = [self.journal.read_round(t) or {} for t in range(len(rows) + 1)]
-        op, bwt = report.figures(rows)
+        figures = report.figures(rows)
         summary = {
             "complete": len(rows) == len(self.rounds),
             "benchmark": self.config.benchmark.name,
@@ -294,8 +294,7 @@ class Run:
             "seed": self.config.seed,
             "variant": variant,
             "tasks": list(self.journal.tasks),
-            "OP": op,
-            "BWT": bwt,
+            **figures,
             "zero_shot": records[0].get("scores", {}).get(variant, {}),
             "seconds": {
                 "training": to_ms(sum(r["seconds"] for r in records[1:])),
@@ -303,7 +302,8 @@ class Run:
             },
         }
         newest = dict(zip(self.journal.tasks, rows[-1], strict=False))
-        self.logger.log("round", len(rows), {**score_curves(newest), "OP": op[-1], "BWT": bwt[-1]})
+        defined = {name: values[-1] for name, values in figures.items() if values[-1] is not None}
+        self.logger.log("round", len(rows), {**score_curves(newest), **defined})
         self.journal.write_summary(summary)
         report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
 
