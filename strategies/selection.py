@@ -14,7 +14,7 @@ class Selection:
     """
 
     level: str = "category"
-    """What is drawn from: each kind of module within each layer (`category`), all matrices (`model`), layers (`layer`)."""
+    """Where the half is drawn: within each layer (`category`), over the whole `model`, or a whole `layer` in two."""
     attention: float = 2.0
     """Attention matrices, of 4, that learn in a layer."""
     mlp: float = 1.5
