@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 
@@ -106,6 +107,11 @@ class Batch:
     def mean(self, values: Tensor) -> Tensor:
         """What these values (N, one an answer token) add to the step's mean over its answer tokens."""
         return values.sum() / self.total
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """What the answer tokens, predicted by logits (N × vocabulary), add to the step's mean cross-entropy."""
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return cross_entropy(precise, self.targets, reduction="sum") / self.total
 
 
 class Model(Protocol):

@@ -122,7 +122,7 @@ def _draw(rng: Random, population: Sequence[T], count: float) -> list[T]:
 
 def parameters_of(model: nn.Module, modules: Iterable[str]) -> set[str]:
     """The names of these modules' parameters, and with a q or k matrix those of the norm that follows it."""
-    names = set()
+    names: set[str] = set()
     for module in modules:
         names.update(f"{module}.{name}" for name, _ in model.get_submodule(module).named_parameters())
         parent, _, leaf = module.rpartition(".")

@@ -68,7 +68,7 @@ def rounds_in_figures(rounds: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 "trainable %": f"{100 * record['trainable_share']:.1f}",
                 "steps": f"{record['optimizer_steps']}",
                 "tokens": f"{record['tokens']:,}",
-                "final loss": f"{record['final_loss']:.3f}",
+                "final loss": "–" if record["final_loss"] is None else f"{record['final_loss']:.3f}",
                 "training s": f"{record['seconds']:.0f}",
                 "scoring s": f"{record['evaluation_seconds']:.0f}",
                 **{key.replace("_", " "): f"{record['strategy'][key]:.3g}" for key in told},

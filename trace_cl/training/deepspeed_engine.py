@@ -104,7 +104,7 @@ class DeepSpeedEngine:
 class DeepSpeedLearner:
     """Trains one round."""
 
-    def __init__(self, engine: DeepSpeedEngine, model: PreTrainedModel, loss: Loss, answerer: Answerer) -> None:
+    def __init__(self, engine: DeepSpeedEngine, model: PreTrainedModel, loss: Loss, answerer: Answerer | None) -> None:
         self.answerer = answerer
         self.place, self.ranks, self.model = engine._settle, engine.ranks, model
         self.tokens_per_batch, self.clip_norm = engine.tokens_per_batch, engine.optimization.clip_norm

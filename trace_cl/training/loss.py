@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from trace_cl.strategies.base import Batch, Model
@@ -49,9 +48,7 @@ class LanguageModel(nn.Module):
 
     def mean(self, batch: Batch) -> Tensor:
         """The batch's part of the mean cross-entropy over the step's answer tokens."""
-        logits = self.logits(batch)
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return cross_entropy(precise, batch.targets, reduction="sum") / batch.total
+        return batch.cross_entropy(self.logits(batch))
 
 
 @contextmanager
