@@ -37,7 +37,7 @@ lint: .venv/ready ## ruff and mypy
 	$(BIN)/mypy
 
 docs: .venv/ready ## the site, in site/
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 package: .venv/ready ## the sdist and the wheel in dist/, checked, and tried from an empty folder
 	rm -rf build dist
