@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def run(example: str, *arguments: str, cwd: Path) -> str:
     """What an example prints, started in a folder of its own."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, REPOSITORY / "examples" / example, *arguments]
+    command = [sys.executable, str(REPOSITORY / "examples" / example), *arguments]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -38,14 +38,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin"
 
 
-@pytest.fixture(scope="module")
-def students(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def students(tmp_path: Path) -> Path:
     """A folder that holds nothing but packages by the names of ours."""
-    folder = tmp_path_factory.mktemp("student")
     for name in ("metrics", "strategies", "conf"):
-        (folder / name).mkdir()
-        (folder / name / "__init__.py").write_text(f"raise ImportError('the {name} of a student')\n")
-    return folder
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise ImportError('the {name} of a student')\n")
+    return tmp_path
 
 
 def run(command: Path, *arguments: str, cwd: Path) -> str:
@@ -126,4 +125,4 @@ def test_a_run_in_a_folder_of_ones_own(installed: Path, students: Path) -> None:
 def test_the_published_runs_come_with_it(installed: Path, students: Path) -> None:
     assert "51.3" in run(installed / "python", "-m", "trace_cl.tables", "30", "--published", cwd=students)
     run(installed / "python", "-m", "trace_cl.plots", "op_bwt", "--published", cwd=students)
-    assert list((students / "plots").glob("op_bwt*"))
+    [_] = (students / "plots").glob("op_bwt*")
