@@ -21,9 +21,9 @@ from .seqft import SeqFT
 class LoraSeqFT(SeqFT):
     """Sequential fine-tuning of an adapter (HFT paper, A.3: rank 8, alpha 32, dropout 0.1 on the q and v matrices).
 
-    `target_modules` are the matrices that are adapted, by the ends of their names; null: what peft adapts in this
-    architecture. The checkpoint is the adapter alone, in peft's own layout. Scores are taken without merging it into
-    the model.
+    `r` is the adapter's rank, `alpha` / `r` the factor it is added with, `dropout` that of its input. `target_modules`
+    are the matrices that have one, by the ends of their names; null: those that peft adapts in this architecture. The
+    checkpoint is the adapter alone, in peft's own layout. Scores are taken without merging it into the model.
     """
 
     r: int = 8
