@@ -275,6 +275,7 @@ class Run:
                 [task.questions[i] for i in mine],
             )
             predictions = sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
+            self.journal.write_prompts(task.name, task.indices, task.questions)
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
                 scores.setdefault(variant, {})[task.name] = figure
@@ -285,7 +286,8 @@ class Run:
         """summary.json, report.md and its pictures as the finished rounds have it; the newest round's to the logger."""
         variant, rows = self.config.metrics.variant, self.rows
         records = [self.journal.read_round(t) or {} for t in range(len(rows) + 1)]
-        figures = report.figures(rows)
+        untrained = [record["round"] for record in records[1:] if not record["phases"]]
+        figures = report.figures(rows, untrained)
         summary = {
             "complete": len(rows) == len(self.rounds),
             "benchmark": self.config.benchmark.name,
@@ -295,6 +297,7 @@ class Run:
             "variant": variant,
             "tasks": list(self.journal.tasks),
             **figures,
+            "untrained_rounds": untrained,
             "zero_shot": records[0].get("scores", {}).get(variant, {}),
             "seconds": {
                 "training": to_ms(sum(r["seconds"] for r in records[1:])),
