@@ -6,7 +6,7 @@ once.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationValidationError
 from trace_cl import metrics
 from trace_cl.errors import UserError, nearest
 from trace_cl.names import look_up
+from trace_cl.records.files import flatten
 from trace_cl.strategies.selection import Selection
 
 CONF_DIR = Path(__file__).parent / "conf"
@@ -192,6 +193,15 @@ def as_dict(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     content = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def schema_defaults() -> dict[str, Any]:
+    """What each key is where nobody says, by the schema alone. Keys are dotted."""
+    settings = {
+        key.name: as_dict(OmegaConf.structured(key.type), resolve=False) if is_dataclass(key.type) else key.default
+        for key in fields(Config)
+    }
+    return {key: value for key, value in flatten(settings) if value != MISSING}
 
 
 def run_folder(config: DictConfig, method: str) -> Path:
