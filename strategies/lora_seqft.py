@@ -8,7 +8,7 @@ from typing import cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL_TARGETS
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -21,9 +21,9 @@ from .seqft import SeqFT
 class LoraSeqFT(SeqFT):
     """Sequential fine-tuning of an adapter (HFT paper, A.3: rank 8, alpha 32, dropout 0.1 on the q and v matrices).
 
-    `target_modules` are the matrices that are adapted, by the ends of their names; null: what peft adapts in this
-    architecture. The checkpoint is the adapter alone, in peft's own layout. Scores are taken without merging it into
-    the model.
+    `r` is the adapter's rank, `alpha` / `r` the factor it is added with, `dropout` that of its input. `target_modules`
+    are the matrices that have one, by the ends of their names; null: those that peft adapts in this architecture. The
+    checkpoint is the adapter alone, in peft's own layout. Scores are taken without merging it into the model.
     """
 
     r: int = 8
@@ -51,6 +51,10 @@ class LoraSeqFT(SeqFT):
                 adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
         # It answers to everything that the runner asks of a model.
         return cast(PreTrainedModel, adapted.eval())
+
+    def save_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        # The embedding is not the adapter's, and peft need not ask the hub whether its vocabulary has changed.
+        model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
 
     def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
         """The adapter, in every round."""

@@ -15,10 +15,15 @@ class Selection:
     """
 
     level: str = "category"
+    """Where the half is drawn: within each layer (`category`), over the whole `model`, or a whole `layer` in two."""
     attention: float = 2.0
+    """Attention matrices, of 4, that learn in a layer."""
     mlp: float = 1.5
+    """MLP matrices, of 3, that learn in a layer."""
     norm: float = 1.0
+    """Norms, of 2, that learn in a layer."""
     embeddings: str = "train"
+    """`train` or `freeze` what lies outside the layers: embedding, head, final norm."""
 
     def __post_init__(self) -> None:
         """Raise ValueError with one sentence that names the key."""

@@ -121,14 +121,19 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(folder: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a folder, in main memory and evaluation mode. Raises UserError where it cannot be read."""
+def load_model(folder: str, dtype: torch.dtype, name: str | None = None) -> PreTrainedModel:
+    """The model of a folder, in main memory and evaluation mode. Raises UserError where it cannot be read.
+
+    `name` is what others know it by: an adapter names its base so, and not by a folder of this machine.
+    """
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} holds no model that can be read: {_in_one_line(error)}") from error
+    if name is not None:
+        model.name_or_path = model.config._name_or_path = name
     model.eval()
     return model
 
@@ -143,6 +148,11 @@ def build_on_meta(config: PretrainedConfig, dtype: torch.dtype = torch.float32) 
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
     return model
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Whether each rank holds a part of the weights only (ZeRO-3), so that all must go through the model in step."""
+    return any(hasattr(parameter, "ds_tensor") for parameter in model.parameters())
 
 
 def frozen_modules(model: nn.Module) -> list[str]:
