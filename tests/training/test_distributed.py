@@ -21,6 +21,7 @@ from ranks import (
     optimizers_bytes_of_each_stage,
     start_all,
     start_and_die_after_the_first_round,
+    use_every_word_under_each_stage,
 )
 from safetensors.torch import load_file
 from support import TASKS, Killed, compose, killed_after_writing, results
@@ -29,7 +30,12 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from trace_cl.config import as_dict
 from trace_cl.records.journal import Journal
 from trace_cl.run import start
+from trace_cl.tiny import CHECKPOINT
+from trace_cl.training.engine import Optimization
 from trace_cl.training.layout import processes
+from trace_cl.training.model import load_tokenizer
+from trace_cl.training.ranks import Ranks
+from trace_cl.training.torch_engine import TorchEngine
 
 METHODS = {
     "seqft": (),
@@ -182,6 +188,28 @@ def test_a_run_goes_on_on_another_number_of_ranks(
             start(configure(tmp_path / "up", "engine=torch", *METHODS["gem+hft"]))
     on_two_ranks(start_all, [as_dict(configure(tmp_path / "up", *two))])
     assert_same_run(tmp_path / "up" / "trace" / "tiny" / "gem+hft" / "seed1", on_one_device("gem+hft"))
+
+
+def test_a_learner_means_the_same_by_its_words(tmp_path: Path) -> None:
+    """All that it lends a strategy, on two ranks under each stage and on one device."""
+    on_two_ranks(use_every_word_under_each_stage, tmp_path)
+    tokenizer = load_tokenizer(str(CHECKPOINT))
+    for dtype, rtol, atol in ((torch.float32, 1e-4, 2e-6), (torch.bfloat16, 0.1, 5e-3)):
+        model = ranks.odd_model(tokenizer, dtype)
+        one = TorchEngine(Optimization(learning_rate=1e-3, eps=1e-4), torch.device("cpu"), 4096)
+        expected = ranks.use_every_word(one, model, Ranks(), tokenizer)
+        assert len(set(expected["answers"][0])) > 1
+        for stage in (0, 2, 3):
+            noted = torch.load(tmp_path / f"{dtype} {stage}")
+            torch.testing.assert_close(noted["at first"], expected["at first"], rtol=0, atol=0)
+            published = {name: noted["at last"][name].float() for name in noted["merged"]}
+            rounded = {name: weight.to(dtype).float() for name, weight in noted["merged"].items()}
+            torch.testing.assert_close(published, rounded, rtol=0, atol=0)
+            assert noted.keys() == expected.keys()
+            for what in noted.keys() - {"answers"}:
+                torch.testing.assert_close(noted[what], expected[what], rtol=rtol, atol=atol)
+            if dtype == torch.float32:
+                assert noted["answers"] == expected["answers"]
 
 
 def test_eight_rounds_leave_nothing_behind(tmp_path: Path) -> None:
