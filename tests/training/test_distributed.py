@@ -28,6 +28,7 @@ from support import TASKS, Killed, compose, killed_after_writing, results
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from trace_cl.config import as_dict
+from trace_cl.launch.processes import launch
 from trace_cl.records.journal import Journal
 from trace_cl.run import start
 from trace_cl.tiny import CHECKPOINT
@@ -292,6 +293,13 @@ def test_the_ranks_that_slurm_starts_find_each_other(
     assert said[0][0].count("OP ") == 3
     assert said[1] == ("", "")
     assert_same_run(tmp_path / "runs" / "trace" / "tiny" / "seqft" / "seed1", on_one_device("seqft"))
+
+
+def test_one_process_does_one_run_after_another(tmp_path: Path, configure: Configure) -> None:
+    """As a sweep's: the second finds nothing left of the first one's groups."""
+    for seed in (1, 2):
+        launch(configure(tmp_path, "engine=deepspeed", f"seed={seed}", "benchmark.order=[FOMC]"))
+        assert len((tmp_path / "trace" / "tiny" / "seqft" / f"seed{seed}" / "matrix.csv").read_text().splitlines()) == 2
 
 
 def command_on_two_ranks(*overrides: str) -> subprocess.CompletedProcess[str]:
