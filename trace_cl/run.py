@@ -4,7 +4,6 @@ One loop in one direction. Nothing reads back what it wrote but the journal, and
 resumable: weights and strategy state come from the checkpoint, every random draw from the seed and the round.
 """
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -21,18 +20,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl import plan
 from trace_cl.analysis import report
-from trace_cl.build import build_logger, build_strategy
-from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, run_folder
+from trace_cl.build import build_logger, build_strategy, defaults
+from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned, run_folder
 from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
-from trace_cl.data.benchmark import Benchmark, Task, load_data, prepare
+from trace_cl.data.benchmark import Benchmark, Task, combined_checksum, load_data, prepare
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
-from trace_cl.evaluation import Generator, score
+from trace_cl.evaluation import Generator, score, summarize
 from trace_cl.records import environment
 from trace_cl.records.journal import Journal
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
 from trace_cl.records.progress import Progress
-from trace_cl.strategies.base import Round, Strategy
+from trace_cl.strategies.base import Round, Strategy, Unsuitable
 from trace_cl.training import engines
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.layout import Layout
@@ -43,10 +42,17 @@ from trace_cl.training.ranks import Ranks, join
 def start(config: DictConfig) -> None:
     """One run, or the rest of one; every rank calls it. Raises UserError for what a user can mend, before anything is
     trained."""
+    try:
+        _start(config)
+    except Unsuitable as error:
+        raise UserError(f"model={config.model.name}: {error}") from error
+
+
+def _start(config: DictConfig) -> None:
     check(config)
     strategy = build_strategy(config)
-    if config.dry_run:
-        print(json.dumps(plan.dry_run(config, strategy), ensure_ascii=False, indent=1))
+    if only_planned(config):
+        print(plan.render(plan.dry_run(config, strategy), as_json=config.dry_run == "json" or not sys.stdout.isatty()))
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     ranks = join(cuda=device.type == "cuda")
@@ -65,7 +71,7 @@ def start(config: DictConfig) -> None:
 def find_journal(config: DictConfig, strategy: Strategy, writes: bool = True) -> Journal:
     """The run's directory. Raises UserError where a run of another configuration lies there."""
     journal = Journal(run_folder(config, strategy.name), list(config.benchmark.order), writes)
-    journal.check(as_dict(config))
+    journal.check(as_dict(config), defaults(config))
     return journal
 
 
@@ -76,12 +82,12 @@ def open_run(
     settings = EngineConfig(**config.engine)
     engines.check(settings, ranks.size, strategy.uses)
     logger = build_logger(config) if ranks.first else NoLogger()
-    loaded = load_data(config.benchmark)
+    loaded = load_data(config.benchmark, strategy.uses_instructions)
     location = locate(config.model.source, config.model.path)
     tokenizer = load_tokenizer(location)
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
     benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
-    journal.check_data(benchmark.sha256)
+    journal.check_data(benchmark.checksums, lambda: combined_checksum(config.benchmark))
     if ranks.first:
         for finding in (f"{task.name}: {finding}" for task in loaded.values() for finding in findings(task)):
             print(f"data: {finding}", file=sys.stderr)
@@ -90,7 +96,7 @@ def open_run(
     torch.manual_seed(config.seed)
     rounds = benchmark.rounds(config.seed)
     model = strategy.build(
-        lambda folder: load_model(location if folder is None else str(folder), dtype), checkpoint, rounds
+        lambda folder: load_model(str(folder or location), dtype, config.model.source), checkpoint, rounds
     )
     if checkpoint is not None:
         strategy.restore(checkpoint)
@@ -99,7 +105,7 @@ def open_run(
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
     engine.place(model)
-    journal.begin(as_dict(config), benchmark.sha256, environment.describe(device))
+    journal.begin(as_dict(config), benchmark.checksums, environment.describe(device))
     return Run(
         config=config,
         strategy=strategy,
@@ -261,12 +267,18 @@ class Run:
             self.progress.evaluating(round, task.name)
             mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
             answers = self.strategy.answer(task, [task.prompts[i] for i in mine], self.answerer(task))
-            scored = score(task.metric, [task.indices[i] for i in mine], answers, [task.references[i] for i in mine])
+            scored = score(
+                task.metric,
+                [task.indices[i] for i in mine],
+                answers,
+                [task.references[i] for i in mine],
+                [task.questions[i] for i in mine],
+            )
             predictions = sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
+            self.journal.write_prompts(task.name, task.indices, task.questions)
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
-            for variant in predictions[0].scores:
-                mean = math.fsum(p.scores[variant] for p in predictions) / len(predictions)
-                scores.setdefault(variant, {})[task.name] = mean
+            for variant, figure in summarize(task.metric, predictions, task.questions).items():
+                scores.setdefault(variant, {})[task.name] = figure
             self.progress.evaluated(round, task.name)
         return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
 
@@ -274,7 +286,8 @@ class Run:
         """summary.json, report.md and its pictures as the finished rounds have it; the newest round's to the logger."""
         variant, rows = self.config.metrics.variant, self.rows
         records = [self.journal.read_round(t) or {} for t in range(len(rows) + 1)]
-        op, bwt = report.figures(rows)
+        untrained = [record["round"] for record in records[1:] if not record["phases"]]
+        figures = report.figures(rows, untrained)
         summary = {
             "complete": len(rows) == len(self.rounds),
             "benchmark": self.config.benchmark.name,
@@ -283,8 +296,8 @@ class Run:
             "seed": self.config.seed,
             "variant": variant,
             "tasks": list(self.journal.tasks),
-            "OP": op,
-            "BWT": bwt,
+            **figures,
+            "untrained_rounds": untrained,
             "zero_shot": records[0].get("scores", {}).get(variant, {}),
             "seconds": {
                 "training": to_ms(sum(r["seconds"] for r in records[1:])),
@@ -292,7 +305,8 @@ class Run:
             },
         }
         newest = dict(zip(self.journal.tasks, rows[-1], strict=False))
-        self.logger.log("round", len(rows), {**score_curves(newest), "OP": op[-1], "BWT": bwt[-1]})
+        defined = {name: values[-1] for name, values in figures.items() if values[-1] is not None}
+        self.logger.log("round", len(rows), {**score_curves(newest), **defined})
         self.journal.write_summary(summary)
         report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
 
