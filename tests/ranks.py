@@ -4,7 +4,7 @@ import gc
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,20 @@ import torch
 from omegaconf import OmegaConf
 from support import killed_after_writing
 from torch.multiprocessing.spawn import spawn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from trace_cl.data.batches import collate
+from trace_cl.evaluation import Generator
 from trace_cl.records.journal import Journal
 from trace_cl.run import start
-from trace_cl.strategies.base import Example, Learner, Round
+from trace_cl.strategies.base import Example, Learner, Parts, Round
 from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection
 from trace_cl.strategies.seqft import SeqFT
+from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.deepspeed_engine import DeepSpeedEngine, DeepSpeedLearner
-from trace_cl.training.engine import Optimization
+from trace_cl.training.engine import Engine, Optimization
+from trace_cl.training.model import load_tokenizer
 from trace_cl.training.ranks import Ranks, join, leave
 
 CPU = torch.device("cpu")
@@ -56,7 +60,7 @@ def start_and_die_after_the_first_round(config: dict[str, Any]) -> None:
     start(OmegaConf.create(config))
 
 
-def model_of(**sizes: int) -> PreTrainedModel:
+def model_of(**sizes: Any) -> PreTrainedModel:
     """A Llama whose matrices are large against its norms."""
     torch.manual_seed(0)
     config: dict[str, Any] = {
@@ -71,7 +75,7 @@ def model_of(**sizes: int) -> PreTrainedModel:
 
 
 def engine_of(stage: int, ranks: Ranks, **settings: Any) -> DeepSpeedEngine:
-    return DeepSpeedEngine(Optimization(learning_rate=1e-3), CPU, 4096, ranks, zero_stage=stage, **settings)
+    return DeepSpeedEngine(Optimization(learning_rate=1e-3, eps=1e-4), CPU, 4096, ranks, zero_stage=stage, **settings)
 
 
 EXAMPLES = [Example(list(range(1, 20 + n)), [5, 6, 7]) for n in range(6)]
@@ -88,6 +92,86 @@ def train_a_round(
         trainer.backward(EXAMPLES)
         trainer.step()
     return trainer
+
+
+def use_every_word(
+    engine: Engine, model: PreTrainedModel, ranks: Ranks, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """A round in which all that a learner lends is used; what came of it, in whole tensors."""
+    answerer = Generator(model, tokenizer, answer_tokens=5, tokens_per_batch=64, ranks=ranks)
+    prompts = [example.prompt[: 4 * n] for n, example in enumerate(EXAMPLES[1:], start=1)]
+    model.requires_grad_(True)
+    freeze(model, ["model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj", "lm_head"])
+    learner = engine.train(model, answerer=answerer)
+    noted: dict[str, Any] = {"at first": learner.gather(learner.weights())}
+    teacher = learner.snapshot()
+    before = teacher.logits(collate(EXAMPLES, 18, CPU))
+
+    def answers(tokens: int | None = None) -> list[str]:
+        """Of the five prompts the ranks get different numbers."""
+        given = ranks.gather(learner.generate(prompts[ranks.rank :: ranks.size], tokens))
+        return [given[n % ranks.size][n // ranks.size] for n in range(len(prompts))]
+
+    noted["answers"] = [answers()]
+
+    learner.backward(EXAMPLES)
+    gradients = learner.take_gradients()
+    noted["gradients"] = learner.gather(gradients)
+    again = learner.scatter({**noted["gradients"], "of another round": torch.ones(3)})
+    torch.testing.assert_close(again, gradients, rtol=0, atol=0)
+    squares = torch.stack([gradient.square().sum() for gradient in gradients.values()])
+    noted["squares"] = learner.sum_over_shards(squares)
+    learner.put_gradients({name: gradient + weight for (name, gradient), weight in together(gradients, learner)})
+    noted["norm"] = learner.step()
+    noted["answers"].append(answers(tokens=3))
+    for _ in range(2):
+        noted["loss"] = learner.backward(EXAMPLES)
+        noted["norm, later"] = learner.step()
+
+    anchor = learner.scatter(noted["at first"])
+    merged = {name: (then + now) / 2 for (name, then), now in together(anchor, learner)}
+    learner.set_weights(merged)
+    noted["merged"] = learner.gather(learner.weights())
+    noted["answers"].append(answers())
+    noted["loss, merged"] = learner.backward(EXAMPLES)
+    noted["teacher"] = teacher.logits(collate(EXAMPLES, 18, CPU))
+    assert not noted["teacher"].requires_grad
+    torch.testing.assert_close(noted["teacher"], before, rtol=0, atol=0)
+    learner.close()
+    noted["at last"] = {name: weight.clone() for name, weight in model.named_parameters()}
+    return noted
+
+
+def together(parts: Parts, learner: Learner) -> Iterator[tuple[tuple[str, torch.Tensor], torch.Tensor]]:
+    """Parts and the weights they belong to."""
+    weights = learner.weights()
+    assert weights.keys() == parts.keys()
+    for name, part in parts.items():
+        assert part.shape == weights[name].shape
+        yield (name, part), weights[name]
+
+
+def odd_model(tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> PreTrainedModel:
+    """One whose norms have sizes that two ranks cannot share evenly, on a tied embedding."""
+    sizes = {"hidden_size": 15, "intermediate_size": 21, "num_hidden_layers": 2, "num_attention_heads": 3}
+    model = model_of(vocab_size=len(tokenizer), head_dim=6, tie_word_embeddings=True, **sizes)
+    return model.bfloat16() if dtype == torch.bfloat16 else model
+
+
+def use_every_word_under_each_stage(folder: Path) -> None:
+    """Note what each stage makes of it, in both dtypes."""
+    ranks = join(cuda=False)
+    tokenizer = load_tokenizer(str(CHECKPOINT))
+    for dtype in (torch.float32, torch.bfloat16):
+        for stage in (0, 2, 3):
+            model = odd_model(tokenizer, dtype)
+            engine = engine_of(stage, ranks)
+            engine.place(model)
+            noted = use_every_word(engine, model, ranks, tokenizer)
+            if ranks.first:
+                torch.save(noted, folder / f"{dtype} {stage}")
+            else:
+                assert not noted["merged"], "the first rank alone has what is whole"
 
 
 def live_bytes() -> int:

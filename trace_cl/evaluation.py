@@ -73,9 +73,8 @@ def generate(
             generation_config=config,
             synced_gpus=in_step_with is not None,
         )
-        generated = tokenizer.batch_decode(output[: len(group), width:], skip_special_tokens=True)
-        for index, answer in zip(group, generated, strict=True):
-            answers[index] = answer
+        for index, generated in zip(group, output[: len(group), width:], strict=True):
+            answers[index] = str(tokenizer.decode(generated, skip_special_tokens=True))
     return answers
 
 

@@ -21,15 +21,22 @@ from ranks import (
     optimizers_bytes_of_each_stage,
     start_all,
     start_and_die_after_the_first_round,
+    use_every_word_under_each_stage,
 )
 from safetensors.torch import load_file
 from support import TASKS, Killed, compose, killed_after_writing, results
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from trace_cl.config import as_dict
+from trace_cl.launch.processes import launch
 from trace_cl.records.journal import Journal
 from trace_cl.run import start
+from trace_cl.tiny import CHECKPOINT
+from trace_cl.training.engine import Optimization
 from trace_cl.training.layout import processes
+from trace_cl.training.model import load_tokenizer
+from trace_cl.training.ranks import Ranks
+from trace_cl.training.torch_engine import TorchEngine
 
 METHODS = {
     "seqft": (),
@@ -184,6 +191,28 @@ def test_a_run_goes_on_on_another_number_of_ranks(
     assert_same_run(tmp_path / "up" / "trace" / "tiny" / "gem+hft" / "seed1", on_one_device("gem+hft"))
 
 
+def test_a_learner_means_the_same_by_its_words(tmp_path: Path) -> None:
+    """All that it lends a strategy, on two ranks under each stage and on one device."""
+    on_two_ranks(use_every_word_under_each_stage, tmp_path)
+    tokenizer = load_tokenizer(str(CHECKPOINT))
+    for dtype, rtol, atol in ((torch.float32, 1e-4, 2e-6), (torch.bfloat16, 0.1, 5e-3)):
+        model = ranks.odd_model(tokenizer, dtype)
+        one = TorchEngine(Optimization(learning_rate=1e-3, eps=1e-4), torch.device("cpu"), 4096)
+        expected = ranks.use_every_word(one, model, Ranks(), tokenizer)
+        assert len(set(expected["answers"][0])) > 1
+        for stage in (0, 2, 3):
+            noted = torch.load(tmp_path / f"{dtype} {stage}")
+            torch.testing.assert_close(noted["at first"], expected["at first"], rtol=0, atol=0)
+            published = {name: noted["at last"][name].float() for name in noted["merged"]}
+            rounded = {name: weight.to(dtype).float() for name, weight in noted["merged"].items()}
+            torch.testing.assert_close(published, rounded, rtol=0, atol=0)
+            assert noted.keys() == expected.keys()
+            for what in noted.keys() - {"answers"}:
+                torch.testing.assert_close(noted[what], expected[what], rtol=rtol, atol=atol)
+            if dtype == torch.float32:
+                assert noted["answers"] == expected["answers"]
+
+
 def test_eight_rounds_leave_nothing_behind(tmp_path: Path) -> None:
     on_two_ranks(eight_rounds_of_each_stage, tmp_path)
     for rank in (0, 1):
@@ -264,6 +293,13 @@ def test_the_ranks_that_slurm_starts_find_each_other(
     assert said[0][0].count("OP ") == 3
     assert said[1] == ("", "")
     assert_same_run(tmp_path / "runs" / "trace" / "tiny" / "seqft" / "seed1", on_one_device("seqft"))
+
+
+def test_one_process_does_one_run_after_another(tmp_path: Path, configure: Configure) -> None:
+    """As a sweep's: the second finds nothing left of the first one's groups."""
+    for seed in (1, 2):
+        launch(configure(tmp_path, "engine=deepspeed", f"seed={seed}", "benchmark.order=[FOMC]"))
+        assert len((tmp_path / "trace" / "tiny" / "seqft" / f"seed{seed}" / "matrix.csv").read_text().splitlines()) == 2
 
 
 def command_on_two_ranks(*overrides: str) -> subprocess.CompletedProcess[str]:

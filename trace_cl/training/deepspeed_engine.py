@@ -114,8 +114,9 @@ class DeepSpeedLearner:
         self.autocast = self.dtype == torch.bfloat16 and engine.zero_stage == 0
         if self.autocast:
             cast(self.parameters.values(), torch.float32)
+        self.objective = LanguageModel(model, loss, self.autocast)
         [self.engine, optimizer, *_] = deepspeed.initialize(
-            model=LanguageModel(model, loss, self.autocast),
+            model=self.objective,
             optimizer=adamw(self.parameters.values(), engine.optimization),
             config=engine.config(model),
         )
@@ -202,7 +203,8 @@ class DeepSpeedLearner:
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
         assert self.answerer is not None
         self.engine.eval()
-        answers = self.answerer.generate(prompts, tokens)
+        with self.objective.precision():
+            answers = self.answerer.generate(prompts, tokens)
         self.engine.train()
         return answers
 
@@ -216,6 +218,6 @@ class DeepSpeedLearner:
 
     def close(self) -> None:
         private.close(self.engine)
-        del self.engine, self.held, self.parameters
+        del self.engine, self.objective, self.held, self.parameters
         cast(trainable(self.model).values(), self.dtype)
         self.home._settle(self.model)

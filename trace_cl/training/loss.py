@@ -39,12 +39,14 @@ class LanguageModel(nn.Module):
         It is the model's own forward pass, whose decoder hands on the hidden states of these positions as if there
         were no others: whatever the model does with them (a head, scales, soft caps) is done.
         """
-        precision = torch.autocast(
-            batch.input_ids.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False
-        )  # no weight's bf16 copy outlives its use, which would be half of the weights more
-        with precision, handing_on(self.model.get_decoder(), batch):
+        with self.precision(), handing_on(self.model.get_decoder(), batch):
             logits: Tensor = self.model(input_ids=batch.input_ids, use_cache=False).logits
         return logits[0]
+
+    def precision(self) -> torch.autocast:
+        """What the model is to be run under. No weight's bf16 copy outlives its use, which would be half of the weights
+        more."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False)
 
     def mean(self, batch: Batch) -> Tensor:
         """The batch's part of the mean cross-entropy over the step's answer tokens."""

@@ -120,7 +120,8 @@ class TorchLearner:
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
         assert self.answerer is not None
         self.model.eval()
-        answers = self.answerer.generate(prompts, tokens)
+        with self.objective.precision():
+            answers = self.answerer.generate(prompts, tokens)
         self.model.train()
         return answers
 
