@@ -87,7 +87,7 @@ def main(overrides: list[str]) -> None:
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     architecture = AutoConfig.for_model(**as_dict(config.model.architecture))
     encoder = Encoder(load_tokenizer(str(CHECKPOINT)), config.training.prompt_tokens, config.training.answer_tokens)
-    [task, *_] = prepare(config.benchmark, load_data(config.benchmark), "test", encoder).tasks
+    [task, *_] = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
     steps = global_batches(task.train * 10, config.training.global_batch, "engines")
     batches = [batch for _, batch in zip(range(STEPS), steps, strict=False)]
     budget = config.training.tokens_per_batch

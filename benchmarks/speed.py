@@ -91,7 +91,7 @@ def main(overrides: list[str]) -> None:
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
     TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).place(model)
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
-    tasks = prepare(config.benchmark, load_data(config.benchmark), "test", encoder).tasks
+    tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
     mixture = [example for task in tasks for example in task.train[:100]]
     shuffled = [example for batch in global_batches(mixture, len(mixture), "mixture") for example in batch]
 

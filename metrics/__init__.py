@@ -1,13 +1,16 @@
-"""What a run is judged by: scorers for single answers, and figures of the whole matrix of scores.
+"""What a run is judged by: scorers for answers, and figures of the whole matrix of scores.
 
 A scorer takes predictions and references and returns one score an example, from 0 to 100. `METRICS` names them for
 the benchmark files; a new one is a file here and an entry there. This package knows nothing of models, tasks or runs.
 """
 
 from .accuracy import accuracy, first_character
+from .macro_f1 import macro_f1
 from .matrix import backward_transfer, overall_performance
 from .pairs import VARIANTS, Metric, Variant
 from .rouge_l import rouge_l
+from .sari import sari
+from .scoring import is_of_corpus, score_answers, score_corpus
 from .similarity import similarity
 
 METRICS: dict[str, Metric] = {
@@ -15,6 +18,8 @@ METRICS: dict[str, Metric] = {
     "first_character": first_character,
     "similarity": similarity,
     "rouge_l": rouge_l,
+    "macro_f1": macro_f1,
+    "sari": sari,
 }
 
 __all__ = [
@@ -25,7 +30,12 @@ __all__ = [
     "accuracy",
     "backward_transfer",
     "first_character",
+    "is_of_corpus",
+    "macro_f1",
     "overall_performance",
     "rouge_l",
+    "sari",
+    "score_answers",
+    "score_corpus",
     "similarity",
 ]

@@ -1,7 +1,7 @@
 """What all scorers share: the two variants, the pairing of predictions with references, and the stripped blanks."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 Variant = Literal["standard", "trace_compat"]
 """`standard` is this project's own; `trace_compat` is what the scorers in the repository of TRACE (arXiv 2310.06762)
@@ -13,12 +13,10 @@ PairScore = Callable[[str, str], float]
 """Scores one stripped prediction against one stripped reference, 0 to 100."""
 
 
-class Metric(Protocol):
-    """A scorer: n predictions and n references give n scores from 0 to 100."""
-
-    def __call__(
-        self, predictions: Sequence[str], references: Sequence[str], variant: Variant = "standard"
-    ) -> list[float]: ...
+Metric = Callable[..., list[float]]
+"""A scorer: n predictions and n references give n scores from 0 to 100. It may also name `variant` and `prompts` (n
+texts) among its arguments, and is then told; and it may have a method `corpus` with the same arguments, whose one
+figure then stands for all examples in the place of their mean."""
 
 
 def score_each(

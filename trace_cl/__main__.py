@@ -1,42 +1,78 @@
-"""The command: `python -m trace_cl [key=value …]`.
+"""The command: `trace-cl [key=value …]`, or `python -m trace_cl [key=value …]`.
 
-Hydra composes the configuration; what a user did wrong is said in one sentence on stderr, with exit code 2.
+Hydra composes the configuration; what a user did wrong is said in one sentence on stderr, with exit code 2. Whatever
+needs PyTorch is imported once there is something to run.
 """
 
 import os
-import re
 import sys
 import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from trace_cl.config import CONF_DIR, as_dict
-from trace_cl.errors import UserError, nearest
-from trace_cl.records.files import flatten
+from trace_cl.choices import defaults, explain, groups
+from trace_cl.config import CONF_DIR, check
+from trace_cl.errors import UserError
+
+HELP = """\
+trace-cl trains one language model on task after task, and measures what it learns and what it forgets.
+
+  trace-cl [key=value …]               one run; the same command again goes on where it stopped
+  trace-cl -m key=value,value …        a run for each combination of values
+  trace-cl dry_run=true [key=value …]  what a run would do and need; trains nothing
+
+Choices (* where nothing is said):
+{choices}
+
+Keys used most:
+  hft=true             half fine-tuning, around any strategy
+  seed=1               of everything that is drawn
+  runs_dir=DIR         where runs are kept: DIR/<benchmark>/<model>/<method>/seed<k>  (runs)
+  model.path=DIR       a local copy of the model
+  benchmark.root=DIR   the folder that holds a folder a task
+
+Examples:
+  trace-cl strategy=gem hft=true
+  trace-cl model=llama2-chat-7b benchmark.root=DIR
+  trace-cl -m strategy=seqft,gem,replay hft=true,false seed=1,2,3
+  trace-cl --config-dir conf strategy=mine      (conf/strategy/mine.yaml and mine.py in this folder)
+
+All keys and their values: --cfg job; Hydra's own flags: --hydra-help. Docs: https://github.com/trace-cl/trace-cl
+"""
+
+SHOWN = ("strategy", "benchmark", "model", "selection", "engine", "logger")
+"""The groups of the help, in its order; `experiment` holds the paper's tables, too many for a screen."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def hydra_main(config: DictConfig) -> None:
     """One composed configuration, one run."""
-    from trace_cl.launch import sweep
-    from trace_cl.launch.processes import RankFailed, launch
-
     if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from trace_cl.launch import sweep
+        from trace_cl.launch.processes import launch
+
         sweep.member(launch, config)
         return
     try:
-        launch(config)
-    except RankFailed as error:
-        print(
-            f"{error}\nerror: the run was ended; the same command goes on after the last finished round",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        check(config)
+        from trace_cl.launch.processes import RankFailed, launch
+
+        try:
+            launch(config)
+        except RankFailed as error:
+            print(
+                f"{error}\nerror: the run was ended; the same command goes on after the last finished round",
+                file=sys.stderr,
+            )
+            sys.exit(1)
     except UserError as error:
         # Not left to Hydra, which would print a page of its own before it.
         sys.exit(refuse(str(error)))
@@ -48,50 +84,44 @@ def refuse(sentence: str) -> int:
     return 2
 
 
-def groups() -> dict[str, list[str]]:
-    """Every group of `conf/` and its choices."""
-    folders = [folder for folder in sorted(CONF_DIR.iterdir()) if folder.is_dir() and folder.name != "__pycache__"]
-    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+def own_folder(arguments: Sequence[str]) -> Path | None:
+    """What `--config-dir` (`-cd`) says."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, _, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            return Path(value or following)
+    return None
 
 
-def explain(error: Exception, arguments: list[str]) -> str:
-    """A refusal of Hydra's or OmegaConf's as one sentence with the nearest valid names."""
-    text = " ".join(str(error).split())
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: not understood as key=value ({text.partition(' See https')[0]})"
-    for argument in arguments:
-        group, _, choice = argument.lstrip("+~").partition("=")
-        choices = groups().get(group, [])
-        for name in choice.split(","):
-            if choices and name not in choices and name in text:
-                return f"{group}={name}: no such choice; nearest: {nearest(name, choices)}"
-    if match := re.search(r"Could not find 'hydra/launcher/(\w+)'", text):
-        return (
-            f"hydra/launcher={match[1]}: no such launcher is installed; "
-            "joblib, submitit_local and submitit_slurm come with pip install '.[sweep]'"
-        )
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return f"{match[1]}: no such key; nearest: {nearest(match[1], known_keys())}"
-    if match := re.search(r"Error merging override (\S+?)=", text):
-        return f"{match[1]}: {str(error.__cause__).splitlines()[0]}"
-    return text
-
-
-def known_keys() -> list[str]:
-    """Every key that the default choices of all groups offer, and the groups themselves."""
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        composed = as_dict(hydra.compose("config"))
-    return [*(key for key, _ in flatten(composed)), *groups()]
+def show_help(own: Path | None) -> None:
+    """One screen of what a user would type."""
+    known = groups(own)
+    default = defaults()
+    lines = []
+    for group in SHOWN:
+        names = [f"{name}*" if name == default[group] else name for name in known[group]]
+        lines.append(f"  {group + '=':<12}{', '.join(names)}")
+    lines.append(f"  {'experiment=':<12}{known['experiment'][0]} … {known['experiment'][-1]}: the paper's tables")
+    print(HELP.format(choices="\n".join(lines)), end="")
 
 
 def main() -> int:
     """Run the command; give its exit code."""
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        show_help(own_folder(arguments))
+        return 0
+    if "--version" in arguments:
+        print(f"trace-cl {version('trace-cl')}")
+        return 0
+    if os.getcwd() not in map(os.path.abspath, sys.path):
+        sys.path.insert(0, os.getcwd())  # modules of one's own lie here, for the console script as for python -m
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here, instead of Hydra's own page of text
     crashed = 0
     try:
         hydra_main()
     except (HydraException, OmegaConfBaseException) as error:
-        return refuse(explain(error, sys.argv[1:]))
+        return refuse(explain(error, arguments, own_folder(arguments)))
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on after the last finished round", file=sys.stderr)
         return 130

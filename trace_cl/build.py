@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from inspect import signature
 from typing import Any, cast
 
-from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trace_cl.config import as_dict
-from trace_cl.errors import UserError
+from trace_cl.config import Config, as_dict
+from trace_cl.errors import UserError, nearest
+from trace_cl.names import look_up
+from trace_cl.records.files import flatten
 from trace_cl.records.loggers import Logger
 from trace_cl.strategies.base import Strategy
 from trace_cl.strategies.hft import HalfFineTuning
@@ -22,7 +25,7 @@ def build_strategy(config: DictConfig) -> Strategy:
     Raises UserError naming the key for a value the strategy has no use for.
     """
     with _naming("strategy"):
-        strategy: Strategy = _build(config.strategy)
+        strategy: Strategy = _build("strategy", config.strategy)
         if config.hft:
             # Of its class it is none, but it has every name that a strategy has.
             return cast(Strategy, HalfFineTuning(strategy, Selection(**config.selection)))
@@ -36,17 +39,46 @@ def build_logger(config: DictConfig) -> Logger:
     Raises UserError for a package that is missing, and for a value the logger has no use for.
     """
     with _naming("logger"):
-        logger: Logger = _build(config.logger)
+        logger: Logger = _build("logger", config.logger)
         return logger
 
 
-def _build(section: DictConfig) -> Any:
-    """What `_target_` names, made of the other values, each of the type its field has."""
+def defaults(config: DictConfig) -> dict[str, Any]:
+    """What each key is where nobody says: by the schema, and by the strategy's own arguments. Keys are dotted."""
+    settings = {key.name: _defaults(key.type) if is_dataclass(key.type) else key.default for key in fields(Config)}
+    settings["strategy"] = _defaults(look_up("strategy._target_", config.strategy._target_))
+    return {key: value for key, value in flatten(settings) if value != MISSING}
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    if _is_dataclass(kind):
+        return as_dict(OmegaConf.structured(kind), resolve=False)
+    return {a.name: a.default for a in signature(kind).parameters.values() if a.default is not a.empty}
+
+
+def _build(name: str, section: DictConfig) -> Any:
+    """What `_target_` names, made of the other values; a dataclass makes each of its field's type."""
     values = as_dict(section)
-    kind = get_object(values.pop("_target_"))
-    typed = OmegaConf.merge(OmegaConf.structured(kind), values)
-    assert isinstance(typed, DictConfig)
-    return kind(**as_dict(typed))
+    kind = look_up(f"{name}._target_", values.pop("_target_"))
+    every = signature(kind).parameters.values()
+    named = [argument for argument in every if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)]
+    known = [argument.name for argument in named]
+    for key in values:
+        if key not in known and not any(argument.kind is argument.VAR_KEYWORD for argument in every):
+            raise UserError(f"{name}.{key}: {kind.__name__} takes no such value; nearest: {nearest(key, known)}")
+    for argument in named:
+        if argument.default is argument.empty and argument.name not in values:
+            raise UserError(f"{name}.{argument.name} is not set: {kind.__name__} needs it")
+    if _is_dataclass(kind):
+        typed = OmegaConf.merge(OmegaConf.structured(kind), values)
+        assert isinstance(typed, DictConfig)
+        values = as_dict(typed)
+    return kind(**values)
+
+
+def _is_dataclass(kind: Any) -> bool:
+    """Whether it is one itself: what is only derived from one may have an `__init__` of its own."""
+    return "__dataclass_fields__" in vars(kind)
 
 
 @contextmanager

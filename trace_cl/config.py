@@ -1,50 +1,61 @@
 """The typed schema of a run's configuration, and what can be checked of it before anything is loaded.
 
 Hydra composes `conf/` over these classes: a key that is not here is refused, a value of another type too. No class of
-the project takes a configuration; each is handed its values.
+the project takes a configuration; each is handed its values. PyTorch is not imported here: a wrong word is answered at
+once.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import II, MISSING, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationValidationError
 
 from trace_cl import metrics
 from trace_cl.errors import UserError, nearest
-from trace_cl.records.files import PACKAGE
+from trace_cl.names import look_up
 from trace_cl.strategies.selection import Selection
 
-CONF_DIR = PACKAGE / "conf"
+CONF_DIR = Path(__file__).parent / "conf"
+
+_YES, _NO = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 
 
 @dataclass
 class TaskConfig:
-    """One task: how long it is learned, how it is scored, and how many generated tokens can change its score."""
+    """One task: how long it is learned, and how it is scored."""
 
     epochs: int = MISSING
     """Times that its training examples are gone through in its round."""
     metric: str = MISSING
-    """How its answers are scored: a name of `metrics.METRICS`."""
+    """A name of `metrics.METRICS`, or the dotted name of a metric of one's own."""
     answer_tokens: int = MISSING
-    """Tokens generated at most: a longer answer could not score otherwise."""
+    """Tokens generated at most: as many as can still change the score."""
 
 
 @dataclass
 class BenchmarkConfig:
-    """The tasks, in the order they are learned; `instructions` names the general instruction set of Replay."""
+    """The tasks, in the order they are learned, and where their examples come from."""
 
     name: str = MISSING
     """Its name in paths and tables."""
+    source: str = "files"
+    """`files` (under `root`), or `generated` (by `generator`)."""
     root: str | None = None
     """The folder of its files, `ROOT/TASK/{train,eval,test}.json`."""
+    generator: str | None = None
+    """The dotted name of the function that generates its examples."""
     order: list[str] = MISSING
-    """The tasks, in the order they are learned; any part of `benchmark.tasks`."""
+    """The tasks that are learned, in this order."""
     tasks: dict[str, TaskConfig] = MISSING
-    """The tasks that there are."""
-    instructions: str = MISSING
-    """The general instruction set, for strategies that learn from it."""
+    """The tasks that can be learned."""
+    instructions: str | None = None
+    """The general instruction set that Replay learns from; `null`: there is none."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Training examples by task and instruction set: what a dry run plans by where the files are missing."""
     max_train: int | None = None
     """Training examples of each task at most, the first ones; `null`: all."""
     max_test: int | None = None
@@ -55,32 +66,29 @@ class BenchmarkConfig:
 
 @dataclass
 class ModelConfig:
-    """A model by its Hugging Face name (`source`), or a local copy (`path`); `architecture` are its config's sizes.
-
-    `training.learning_rate` is the first of the two rates, or the second where an adapter is trained in its stead.
-    """
+    """A model, and the rates that suit it: `training.learning_rate` is one of the two."""
 
     name: str = MISSING
     """Its name in paths and tables."""
-    source: str = MISSING
-    """Where it comes from: a name on the Hugging Face hub."""
+    source: str | None = None
+    """Its name on the Hugging Face hub."""
     path: str | None = None
-    """A folder in Hugging Face layout to load instead of `source`."""
+    """A folder in Hugging Face layout that is loaded instead of `source`."""
     architecture: dict[str, Any] | None = None
-    """Its `config.json`'s sizes, so that a dry run needs no weights."""
+    """Its `config.json`'s sizes, by which a dry run counts without weights or network."""
     learning_rate: float = MISSING
     """The learning rate of its own weights."""
-    adapter_learning_rate: float = MISSING
-    """The learning rate of an adapter trained in their stead."""
+    adapter_learning_rate: float | None = None
+    """The learning rate of an adapter that is trained in their stead."""
     dtype: str | None = None
-    """What weights are held in and computed with: `bf16`, `fp32`; `null`: bf16 on a GPU, else fp32."""
+    """What weights are held and computed in: `bf16`, `fp32`; `null`: bf16 on a GPU, else fp32."""
 
 
 @dataclass
 class TrainingConfig:
-    """The protocol of DESIGN section 6. `tokens_per_batch` bounds a micro-batch: it changes speed, not results."""
+    """How a round is trained; the defaults are the HFT paper's and TRACE's."""
 
-    global_batch: int = MISSING
+    global_batch: int = 128
     """Examples in an optimizer step, over all devices."""
     learning_rate: float = II("model.learning_rate")
     """AdamW's, the same in every step."""
@@ -91,25 +99,21 @@ class TrainingConfig:
     weight_decay: float = 0.0
     """AdamW's."""
     clip_norm: float = 1.0
-    """The gradients' norm is clipped to this before each step."""
+    """The norm that gradients are clipped to before each step."""
     prompt_tokens: int = 1024
     """Tokens of a prompt at most, its last ones, where it is learned and where it is answered."""
     answer_tokens: int = 512
     """Tokens of a learned answer at most, its first ones."""
     tokens_per_batch: int = 8192
-    """Tokens of a micro-batch on each device, padding counted."""
+    """Tokens of a micro-batch on each device: changes speed and memory, not results."""
 
 
 @dataclass
 class EngineConfig:
-    """How training is spread over devices: it changes speed and memory, not results.
-
-    `name` is `torch` (one device), `deepspeed`, or `auto`: deepspeed where there are several devices, or a model is too
-    large for one. `processes` is how many of this machine's devices take part: `auto` is all of its GPUs.
-    """
+    """How training is spread over devices: it changes speed and memory, not results."""
 
     name: str = MISSING
-    """`torch`, `deepspeed`, or `auto`."""
+    """`torch` (one device), `deepspeed`, or `auto`: deepspeed on several devices, or for a model too large for one."""
     processes: Any = "auto"
     """Devices of this machine that take part: `auto` (all of its GPUs) or a number."""
     zero_stage: int = 2
@@ -124,22 +128,22 @@ class EngineConfig:
 
 @dataclass
 class EvaluationConfig:
-    """`split` is what is scored after each round; `zero_shot` scores the untouched model too."""
+    """How the tasks seen so far are scored after each round."""
 
     split: str = "test"
-    """`test` or `eval`."""
+    """The split that is scored: `test` or `eval`."""
     zero_shot: bool = True
-    """Whether to score the model before the first round too."""
+    """Whether to score the base model too, before the first round."""
     tokens_per_batch: int = 32768
     """Tokens of a batch of prompts and their answers on each device."""
 
 
 @dataclass
 class MetricsConfig:
-    """`standard`, or `trace_compat` for figures made exactly as TRACE's own scorers make them."""
+    """How answers are scored."""
 
     variant: str = "standard"
-    """Which scores make the matrix: `standard`, or `trace_compat`, as TRACE's own code scores; both are recorded."""
+    """Whose scores make the matrix: `standard`, or `trace_compat`, exactly TRACE's own scorers'; both are recorded."""
 
 
 @dataclass
@@ -165,17 +169,17 @@ class Config:
     """`newest`: the last finished round's; `all`: every round's."""
     runs_dir: str = "runs"
     """The folder that holds all runs."""
-    dry_run: bool = False
-    """Print the plan, and train nothing."""
+    dry_run: Any = False
+    """Print the plan and train nothing: `true`, or `json` for a plan that a program reads."""
 
 
 ConfigStore.instance().store(name="schema", node=Config)
 OmegaConf.register_new_resolver("share", lambda whole, parts: max(1, int(whole) // int(parts)), replace=True)
 
 
-def as_dict(config: DictConfig) -> dict[str, Any]:
+def as_dict(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     """A configuration as plain values, every reference resolved."""
-    content = OmegaConf.to_container(config, resolve=True)
+    content = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 
@@ -185,9 +189,33 @@ def run_folder(config: DictConfig, method: str) -> Path:
     return Path(config.runs_dir, config.benchmark.name, config.model.name, method, f"seed{config.seed}")
 
 
+def only_planned(config: DictConfig) -> bool:
+    """Whether this is a dry run."""
+    return str(config.dry_run).lower() in (*_YES, "json")
+
+
+def look_up_metric(name: str, key: str = "metric") -> metrics.Metric:
+    """A metric by its name in `metrics.METRICS`, or by its dotted name. Raises UserError where there is none."""
+    if "." not in name:
+        if name not in metrics.METRICS:
+            known = ", ".join(metrics.METRICS)
+            raise UserError(f"{key}={name} is not one of {known}, nor the dotted name of a metric of your own")
+        return metrics.METRICS[name]
+    metric: metrics.Metric = look_up(key, name)
+    if not callable(metric):
+        raise UserError(f"{key}={name} is no function of predictions and references")
+    return metric
+
+
 def check(config: DictConfig) -> None:
     """Raise UserError, naming the key, for a value the schema's types let through but no run could use."""
-    for key in as_dict(config):
+    try:
+        given = as_dict(config)
+    except InterpolationValidationError as error:
+        reference = re.search(r"\$\{.+?\}", str(error))
+        value = reference[0] if reference else "a reference"
+        raise UserError(f"{error.full_key}={value}, which is not set: give one of the two a value") from error
+    for key in given:
         if key not in Config.__dataclass_fields__:
             raise UserError(f"{key}: no such key; nearest: {nearest(key, Config.__dataclass_fields__)}")
     missing = sorted(OmegaConf.missing_keys(config))
@@ -198,12 +226,14 @@ def check(config: DictConfig) -> None:
         ("evaluation.split", ["eval", "test"]),
         ("checkpoints", ["newest", "all"]),
         ("model.dtype", [None, "bf16", "fp32"]),
-        ("benchmark.name", ["embedded", "trace"]),
+        ("benchmark.source", ["files", "generated"]),
         ("engine.name", ["auto", "torch", "deepspeed"]),
         ("engine.zero_stage", [0, 2, 3]),
     ):
         if (value := OmegaConf.select(config, key)) not in allowed:
             raise UserError(f"{key}={value} is not one of {', '.join(map(str, allowed))}")
+    if str(config.dry_run).lower() not in (*_YES, *_NO, "json"):
+        raise UserError(f"dry_run={config.dry_run} is not one of true, false, json")
     for key in (
         "training.global_batch",
         "training.learning_rate",
@@ -218,18 +248,27 @@ def check(config: DictConfig) -> None:
     ):
         if (value := OmegaConf.select(config, key)) is not None and not value > 0:
             raise UserError(f"{key}={value} must be greater than 0")
-    tasks = config.benchmark.tasks
-    if not config.benchmark.order or len(set(config.benchmark.order)) < len(config.benchmark.order):
+    if not config.model.source and not config.model.path:
+        raise UserError(
+            "model.source is not set: give it a name on the Hugging Face hub, or set model.path to a folder"
+        )
+    _check_benchmark(config.benchmark)
+
+
+def _check_benchmark(benchmark: DictConfig) -> None:
+    tasks = benchmark.tasks
+    if benchmark.source == "generated" and not benchmark.generator:
+        raise UserError("benchmark.source=generated needs benchmark.generator, the dotted name of a function")
+    if not benchmark.order or len(set(benchmark.order)) < len(benchmark.order):
         raise UserError("benchmark.order must name at least one task, and none twice")
-    for name in config.benchmark.order:
+    if benchmark.instructions in benchmark.order:
+        raise UserError(f"benchmark.instructions={benchmark.instructions} is one of the tasks: set it to null")
+    for name in benchmark.order:
         if name not in tasks:
             raise UserError(
                 f"benchmark.order: no task {name} in benchmark.tasks; nearest: {nearest(name, map(str, tasks))}"
             )
-        if tasks[name].metric not in metrics.METRICS:
-            raise UserError(
-                f"benchmark.tasks.{name}.metric={tasks[name].metric} is not one of {', '.join(metrics.METRICS)}"
-            )
+        look_up_metric(tasks[name].metric, f"benchmark.tasks.{name}.metric")
         for key in ("epochs", "answer_tokens"):
             if tasks[name][key] < 1:
                 raise UserError(f"benchmark.tasks.{name}.{key}={tasks[name][key]} must be at least 1")

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from trace_cl.config import look_up_metric
 from trace_cl.data.batches import within_budget
-from trace_cl.metrics import METRICS, VARIANTS
+from trace_cl.errors import UserError
+from trace_cl.metrics import VARIANTS, score_answers, score_corpus
 from trace_cl.records.predictions import Prediction
 from trace_cl.training.ranks import Ranks
 
@@ -76,11 +78,31 @@ def generate(
 
 
 def score(
-    metric: str, indices: Sequence[int], predictions: Sequence[str], references: Sequence[str]
+    metric: str,
+    indices: Sequence[int],
+    predictions: Sequence[str],
+    references: Sequence[str],
+    prompts: Sequence[str],
 ) -> list[Prediction]:
-    """Every prediction with its score by every variant of the metric."""
-    scores = {variant: METRICS[metric](predictions, references, variant) for variant in VARIANTS}
+    """Every prediction with its score by every variant of the metric. Raises UserError for a metric that gives more or
+    fewer scores."""
+    scorer = look_up_metric(metric)
+    scores = {variant: score_answers(scorer, predictions, references, prompts, variant) for variant in VARIANTS}
+    for given in scores.values():
+        if len(given) != len(predictions):
+            raise UserError(f"metric={metric} gives {len(given)} scores for {len(predictions)} predictions: mend it")
     return [
         Prediction(index, prediction, reference, {variant: scores[variant][row] for variant in VARIANTS})
         for row, (index, prediction, reference) in enumerate(zip(indices, predictions, references, strict=True))
     ]
+
+
+def summarize(metric: str, predictions: Sequence[Prediction], prompts: Sequence[str]) -> dict[str, float]:
+    """The figure of a task's predictions by every variant: S[t, i]. `prompts` are in the order of the predictions."""
+    answers, references = [p.prediction for p in predictions], [p.reference for p in predictions]
+    return {
+        variant: score_corpus(
+            look_up_metric(metric), answers, references, prompts, variant, [p.scores[variant] for p in predictions]
+        )
+        for variant in VARIANTS
+    }

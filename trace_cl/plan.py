@@ -1,18 +1,20 @@
 """What a run will do, counted before it does it: the dry run, and what the progress bar measures itself against."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pandas as pd
 import torch
 from omegaconf import DictConfig
 from transformers import AutoConfig, PreTrainedModel
 
 from trace_cl.config import as_dict, run_folder
 from trace_cl.data.batches import Encoder
-from trace_cl.data.benchmark import load_data, prepare
+from trace_cl.data.benchmark import count_only, load_data, prepare
 from trace_cl.errors import UserError
 from trace_cl.strategies.base import Phase, Round, Strategy
 from trace_cl.tiny import CHECKPOINT
@@ -96,8 +98,12 @@ def needs(
 
 
 def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
-    """The plan of a run: needs the data and the model's sizes, but neither weights nor network."""
-    loaded = load_data(config.benchmark)
+    """The plan of a run: needs the model's sizes, but neither weights nor network.
+
+    Without the data it rests on the benchmark's counts, and what it cannot know is None and named in `unknown`.
+    """
+    counted = count_only(config.benchmark, strategy.uses_instructions)
+    loaded = {} if counted else load_data(config.benchmark, strategy.uses_instructions)
     if config.model.architecture and config.model.path is None:
         # The network is never asked: sizes stand in the model's YAML, tokens are counted with the tokenizer at hand.
         architecture, tokenizer_name = AutoConfig.for_model(**as_dict(config.model.architecture)), "tiny"
@@ -107,7 +113,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
         architecture, tokenizer_name = AutoConfig.from_pretrained(folder, trust_remote_code=False), config.model.name
         tokenizer = load_tokenizer(folder)
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
-    benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
+    benchmark = counted or prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     _, dtype = device_and_dtype(config.device, config.model.dtype)
     rounds = benchmark.rounds(config.seed)
     model = strategy.build(lambda _: build_on_meta(architecture, dtype), None, rounds)
@@ -120,9 +126,10 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     needed = needs(strategy, rounds, model, dtype, layout)
     hardest, memory = max(zip(rounds, needed, strict=True), key=lambda pair: pair[1].total)
     select(strategy, hardest, 0, model)
-    micro_batch = largest_micro_batch(hardest.task.train, config.training.tokens_per_batch)
-    memory = replace(memory, activations=activations(model, dtype, layout, micro_batch))
-    return {
+    if not counted:
+        micro_batch = largest_micro_batch(hardest.task.train, config.training.tokens_per_batch)
+        memory = replace(memory, activations=activations(model, dtype, layout, micro_batch))
+    result: dict[str, Any] = {
         "benchmark": config.benchmark.name,
         "model": config.model.name,
         "method": strategy.name,
@@ -140,4 +147,59 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
             "total": memory.total,
         },
         "rounds": planned,
+        "unknown": [],
     }
+    if counted:
+        for part, key in [(result["tokens"], "training"), *((r, "tokens") for r in planned)]:
+            part[key] = None
+        result["memory_per_device"] |= {"activations": None, "total": None}
+        result["unknown"] = [
+            "tokens.training",
+            "rounds.tokens",
+            "memory_per_device.activations",
+            "memory_per_device.total",
+        ]
+    return result
+
+
+def render(plan: dict[str, Any], as_json: bool) -> str:
+    """A plan for a program, or for people."""
+    if as_json:
+        return json.dumps(plan, ensure_ascii=False, indent=1)
+    memory = plan["memory_per_device"]
+    parts = ", ".join(
+        f"{part} {size(memory[part])}"
+        for part in ("weights", "gradients", "optimizer", "strategy", "activations", "total")
+        if memory[part]
+    )
+    table = pd.DataFrame(
+        [
+            {
+                "round": r["round"],
+                "task": r["task"],
+                "epochs": r["epochs"],
+                "examples": r["examples"],
+                "steps": r["optimizer_steps"],
+                "tokens": "?" if r["tokens"] is None else f"{r['tokens']:,}",
+                "trained": f"{r['trainable_share']:.1%}",
+            }
+            for r in plan["rounds"]
+        ]
+    )
+    lines = [
+        f"{plan['folder']}: {plan['model']} has {plan['parameters']:,} parameters",
+        "",
+        table.to_string(index=False),
+        "",
+        f"{plan['optimizer_steps']:,} optimizer steps; trained: the share of the layers' matrices that learns",
+        f"memory of each of {memory['processes']} devices in round {memory['round']}, the hardest ({memory['dtype']}):",
+        f"  {parts}",
+    ]
+    if plan["unknown"]:
+        lines.append("not known without the data (benchmark.root): tokens, and the memory that activations take")
+    return "\n".join(lines)
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

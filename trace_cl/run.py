@@ -4,7 +4,6 @@ One loop in one direction. Nothing reads back what it wrote but the journal, and
 resumable: weights and strategy state come from the checkpoint, every random draw from the seed and the round.
 """
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -21,13 +20,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl import plan
 from trace_cl.analysis import report
-from trace_cl.build import build_logger, build_strategy
-from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, run_folder
+from trace_cl.build import build_logger, build_strategy, defaults
+from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned, run_folder
 from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
-from trace_cl.data.benchmark import Benchmark, Task, load_data, prepare
+from trace_cl.data.benchmark import Benchmark, Task, combined_checksum, load_data, prepare
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
-from trace_cl.evaluation import Generator, score
+from trace_cl.evaluation import Generator, score, summarize
 from trace_cl.records import environment
 from trace_cl.records.journal import Journal
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
@@ -45,8 +44,8 @@ def start(config: DictConfig) -> None:
     trained."""
     check(config)
     strategy = build_strategy(config)
-    if config.dry_run:
-        print(json.dumps(plan.dry_run(config, strategy), ensure_ascii=False, indent=1))
+    if only_planned(config):
+        print(plan.render(plan.dry_run(config, strategy), as_json=config.dry_run == "json" or not sys.stdout.isatty()))
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     ranks = join(cuda=device.type == "cuda")
@@ -65,7 +64,7 @@ def start(config: DictConfig) -> None:
 def find_journal(config: DictConfig, strategy: Strategy, writes: bool = True) -> Journal:
     """The run's directory. Raises UserError where a run of another configuration lies there."""
     journal = Journal(run_folder(config, strategy.name), list(config.benchmark.order), writes)
-    journal.check(as_dict(config))
+    journal.check(as_dict(config), defaults(config))
     return journal
 
 
@@ -76,12 +75,12 @@ def open_run(
     settings = EngineConfig(**config.engine)
     engines.check(settings, ranks.size, strategy.uses)
     logger = build_logger(config) if ranks.first else NoLogger()
-    loaded = load_data(config.benchmark)
+    loaded = load_data(config.benchmark, strategy.uses_instructions)
     location = locate(config.model.source, config.model.path)
     tokenizer = load_tokenizer(location)
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
     benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
-    journal.check_data(benchmark.sha256)
+    journal.check_data(benchmark.checksums, lambda: combined_checksum(config.benchmark))
     if ranks.first:
         for finding in (f"{task.name}: {finding}" for task in loaded.values() for finding in findings(task)):
             print(f"data: {finding}", file=sys.stderr)
@@ -99,7 +98,7 @@ def open_run(
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
     engine.place(model)
-    journal.begin(as_dict(config), benchmark.sha256, environment.describe(device))
+    journal.begin(as_dict(config), benchmark.checksums, environment.describe(device))
     return Run(
         config=config,
         strategy=strategy,
@@ -261,12 +260,17 @@ class Run:
             self.progress.evaluating(round, task.name)
             mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
             answers = self.strategy.answer(task, [task.prompts[i] for i in mine], self.answerer(task))
-            scored = score(task.metric, [task.indices[i] for i in mine], answers, [task.references[i] for i in mine])
+            scored = score(
+                task.metric,
+                [task.indices[i] for i in mine],
+                answers,
+                [task.references[i] for i in mine],
+                [task.questions[i] for i in mine],
+            )
             predictions = sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
-            for variant in predictions[0].scores:
-                mean = math.fsum(p.scores[variant] for p in predictions) / len(predictions)
-                scores.setdefault(variant, {})[task.name] = mean
+            for variant, figure in summarize(task.metric, predictions, task.questions).items():
+                scores.setdefault(variant, {})[task.name] = figure
             self.progress.evaluated(round, task.name)
         return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
 

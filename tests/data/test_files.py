@@ -9,6 +9,7 @@ import pytest
 from support import compose, find_trace_root
 
 from trace_cl.data import checks, files
+from trace_cl.data.__main__ import main
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import load_data, prepare
 from trace_cl.errors import UserError
@@ -21,6 +22,14 @@ GOOD = {"prompt": "p", "answer": "a"}
 @pytest.fixture
 def root(small_root: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_root, tmp_path / "root"))
+
+
+def read(root: Path, *arguments: str, instructions: bool = True) -> dict[str, files.TaskData]:
+    """These tasks, and with `key=value` among the arguments under these settings."""
+    tasks = [argument for argument in arguments if "=" not in argument]
+    settings = [argument for argument in arguments if "=" in argument]
+    order = f"benchmark.order=[{','.join(tasks)}]"
+    return load_data(compose("benchmark=trace", f"benchmark.root={root}", order, *settings).benchmark, instructions)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +49,7 @@ def root(small_root: Path, tmp_path: Path) -> Path:
 def test_a_bad_file_is_named_with_its_row(root: Path, content: str, message: str) -> None:
     (root / "FOMC" / "test.json").write_text(content)
     with pytest.raises(UserError, match="FOMC") as refused:
-        files.load("trace", str(root), ["C-STANCE", "FOMC"], "Lima")
+        read(root, "C-STANCE", "FOMC")
     assert message in str(refused.value)
 
 
@@ -56,7 +65,7 @@ def test_a_bad_file_is_named_with_its_row(root: Path, content: str, message: str
 def test_a_missing_or_unreadable_file_is_named(root: Path, spoil: Callable[[Path], None], message: str) -> None:
     spoil(root)
     with pytest.raises(UserError, match=r"FOMC|root") as refused:
-        files.load("trace", str(root), ["FOMC"], "Lima")
+        read(root, "FOMC")
     assert message in str(refused.value)
 
 
@@ -85,29 +94,37 @@ def test_leaks_and_repeats_are_found_and_can_be_left_out(root: Path) -> None:
             "benchmark.max_test=3",
             f"benchmark.drop_leaked={drop}",
         ).benchmark
-        benchmark = prepare(config, load_data(config), "test", encoder)
+        benchmark = prepare(config, load_data(config, instructions=True), "test", encoder)
         assert benchmark.tasks[0].indices == indices
         assert len(benchmark.tasks[0].train) == 5
     config.max_test = 1
     with pytest.raises(UserError, match=r"FOMC: benchmark.drop_leaked=true leaves no test example"):
-        prepare(config, load_data(config), "test", encoder)
+        prepare(config, load_data(config, instructions=True), "test", encoder)
 
 
 def test_instructions_need_a_training_split_alone(root: Path) -> None:
     """LIMA's own test split has no answers."""
     (root / "Lima" / "test.json").write_text(json.dumps([{"prompt": "p", "answer": ""}]))
-    assert list(files.load("trace", str(root), ["FOMC"], "Lima")["Lima"].splits) == ["train"]
+    assert list(read(root, "FOMC")["Lima"].splits) == ["train"]
+
+
+def test_instructions_are_read_only_where_they_are_learned_from(root: Path) -> None:
+    shutil.rmtree(root / "Lima")
+    assert list(read(root, "FOMC", instructions=False)) == ["FOMC"]
+    assert list(read(root, "FOMC", "benchmark.instructions=null")) == ["FOMC"]
+    with pytest.raises(UserError, match="Lima is missing"):
+        read(root, "FOMC")
 
 
 def test_the_embedded_benchmark_has_no_leaks() -> None:
-    names = ["C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten"]
-    loaded = files.load("embedded", None, names, "Lima")
-    assert {name: checks.findings(task) for name, task in loaded.items()} == {name: [] for name in [*names, "Lima"]}
+    loaded = load_data(compose().benchmark, instructions=True)
+    assert len(loaded) == 9
+    assert {name: checks.findings(task) for name, task in loaded.items()} == {name: [] for name in loaded}
 
 
 def test_real_data_shows_what_was_measured_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     """A leak is a leak whichever part of TRACE's files lies here; the counts are those of the part that does."""
-    assert checks.main([str(find_trace_root())]) == 0
+    assert main([str(find_trace_root())]) == 0
     table, _, findings = capsys.readouterr().out.partition("(token lengths")
     assert len(table.splitlines()) >= 1 + 8 * 3 + 1
     assert "FOMC: the eval split is the test split" in findings or "FOMC: eval and test share" in findings
@@ -118,7 +135,7 @@ def test_real_data_shows_what_was_measured_of_it(capsys: pytest.CaptureFixture[s
 
 def test_a_faulty_folder_ends_the_command_with_a_sentence(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(root / "Py150")
-    assert checks.main([str(root)]) == 2
+    assert main([str(root)]) == 2
     assert (
         capsys.readouterr().err
         == f"error: {root / 'Py150'} is missing: put Py150's train.json, eval.json, test.json there\n"

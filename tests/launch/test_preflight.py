@@ -28,7 +28,8 @@ def test_everything_that_is_missing_stands_in_one_sentence(tmp_path: Path, capsy
     [sentence] = capsys.readouterr().err.splitlines()
     assert sentence == (
         "4 of 4 missing runs cannot be made on this machine, which lacks a GPU; "
-        "the data (benchmark=trace needs its data: set benchmark.root=DIR or $TRACE_ROOT to the unpacked archive); "
+        "the data (benchmark=trace needs its data: set benchmark.root=DIR or $TRACE_ROOT "
+        "to the folder that holds a folder a task); "
         "the weights of llama2-chat-13b (meta-llama/Llama-2-13b-chat-hf is not on this machine, "
         "and the Hugging Face hub cannot be reached); "
         "the weights of llama2-chat-7b (meta-llama/Llama-2-7b-chat-hf is not on this machine, "

@@ -7,9 +7,10 @@ import hydra
 import pytest
 from support import compose
 
-from trace_cl.__main__ import groups
-from trace_cl.build import build_strategy
-from trace_cl.config import CONF_DIR, check, run_folder
+from trace_cl import choices
+from trace_cl.build import build_strategy, defaults
+from trace_cl.choices import groups, known_keys
+from trace_cl.config import CONF_DIR, check, only_planned, run_folder
 from trace_cl.errors import UserError, nearest
 from trace_cl.strategies.hft import HalfFineTuning
 
@@ -80,6 +81,17 @@ def test_hft_wraps_the_strategy() -> None:
         ("benchmark.order=[FOMC,Py15]", "no task Py15 in benchmark.tasks; nearest: Py150"),
         ("benchmark.order=[FOMC,FOMC]", "benchmark.order must name at least one task, and none twice"),
         ("benchmark.tasks.FOMC.metric=f1", "benchmark.tasks.FOMC.metric=f1 is not one of accuracy"),
+        ("benchmark.tasks.FOMC.metric=no.f1", "benchmark.tasks.FOMC.metric=no.f1: there is no module no"),
+        ("benchmark.tasks.FOMC.metric=json.dump1", "json has no dump1; nearest: dump, dumps"),
+        ("benchmark.tasks.FOMC.metric=json.__name__", "is no function of predictions and references"),
+        ("benchmark.source=web", "benchmark.source=web is not one of files, generated"),
+        ("benchmark.generator=null", "benchmark.source=generated needs benchmark.generator"),
+        ("benchmark.instructions=FOMC", "benchmark.instructions=FOMC is one of the tasks"),
+        ("dry_run=maybe", "dry_run=maybe is not one of true, false, json"),
+        ("model.source=null", "model.source is not set"),
+        ("strategy._target_=seqft", "strategy._target_=seqft is no dotted name"),
+        ("strategy._target_=trace_cl.strategies.seqft.SeqFt", "trace_cl.strategies.seqft has no SeqFt; nearest: SeqFT"),
+        ("+strategy.margn=1", "strategy.margn: SeqFT takes no such value"),
         ("benchmark.tasks.FOMC.epochs=0", "benchmark.tasks.FOMC.epochs=0 must be at least 1"),
         ("metrics.variant=rouge", "metrics.variant=rouge is not one of standard, trace_compat"),
         ("training.global_batch=0", "training.global_batch=0 must be greater than 0"),
@@ -95,6 +107,119 @@ def test_a_value_no_run_could_use_is_named(override: str, message: str) -> None:
         check(config)
         build_strategy(config)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("spelled", ["true", "yes", "on", "1", "json", "false", "no", "off", "0"])
+def test_a_dry_run_is_asked_for_in_any_spelling(spelled: str) -> None:
+    config = compose(f"dry_run={spelled}")
+    check(config)
+    assert only_planned(config) == (spelled in ("true", "yes", "on", "1", "json"))
+
+
+def test_the_rate_of_adapters_is_asked_for_only_where_one_learns() -> None:
+    check(compose("model.adapter_learning_rate=null"))
+    with pytest.raises(UserError, match=r"training.learning_rate=\$\{model.adapter_learning_rate\}, which is not set"):
+        check(compose("strategy=lora_seqft", "model.adapter_learning_rate=null"))
+    check(compose("strategy=lora_seqft", "model.adapter_learning_rate=null", "training.learning_rate=1e-3"))
+
+
+OWN = """
+from dataclasses import dataclass
+from trace_cl.strategies import SeqFT
+from trace_cl.strategies.gem import GEM
+
+@dataclass
+class Typed(SeqFT):
+    strength: float = 1.0
+
+class Plain(SeqFT):
+    def __init__(self, strength, times=2):
+        if strength < 0:
+            raise ValueError(f"strategy.strength={strength} is negative")
+        self.strength, self.times = strength, times
+
+class Derived(GEM):
+    def __init__(self, strength=3):
+        super().__init__(memory_size=5)
+        self.strength = strength
+
+class Anything(SeqFT):
+    def __init__(self, **settings):
+        self.settings = settings
+
+import nowhere_to_be_found  # the user's own mistake
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strategies of one's own, in a module and in one that does not import."""
+    (tmp_path / "own_strategies.py").write_text(OWN.rpartition("import nowhere")[0])
+    (tmp_path / "own_mistake.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("own")
+def test_a_strategy_is_a_dataclass_or_has_its_own_init() -> None:
+    def built(name: str, **settings: object) -> object:
+        config = compose()
+        config.strategy = {"_target_": f"own_strategies.{name}", **settings}
+        return build_strategy(config)
+
+    assert vars(built("Typed", strength="2"))["strength"] == 2.0, "a dataclass makes its fields' types of the values"
+    assert vars(built("Plain", strength=1)) == {"strength": 1, "times": 2}
+    assert vars(built("Derived", strength=4))["memory_size"] == 5
+    assert vars(built("Anything", a=1, b=2)) == {"settings": {"a": 1, "b": 2}}
+    for name, settings, sentence in (
+        (
+            "Typed",
+            {"strength": "much"},
+            "strategy.strength: Value 'much' of type 'str' could not be converted to Float",
+        ),
+        ("Typed", {"strenght": 1}, "strategy.strenght: Typed takes no such value; nearest: strength"),
+        ("Plain", {"strength": 1, "time": 3}, "strategy.time: Plain takes no such value; nearest: times"),
+        ("Plain", {}, "strategy.strength is not set: Plain needs it"),
+        ("Plain", {"strength": -1}, "strategy.strength=-1 is negative"),
+        ("Plane", {}, "strategy._target_=own_strategies.Plane: own_strategies has no Plane; nearest: Plain"),
+    ):
+        with pytest.raises(UserError) as refused:
+            built(name, **settings)
+        assert str(refused.value) == sentence
+    with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
+        build_strategy(compose("strategy._target_=own_mistake.Typed"))
+
+
+def test_an_old_name_of_a_class_is_understood() -> None:
+    config = compose("strategy=gem")
+    config.strategy._target_ = "strategies.gem.GEM"
+    assert type(build_strategy(config)) is type(build_strategy(compose("strategy=gem")))
+
+
+def test_defaults_are_those_of_the_schema_and_of_the_strategy() -> None:
+    found = defaults(compose("strategy=gem", "strategy.margin=3", "training.eps=1"))
+    assert (found["training.eps"], found["training.betas"], found["strategy.margin"]) == (1e-8, [0.9, 0.95], 0.5)
+    assert "benchmark.name" not in found
+    assert found["benchmark.drop_leaked"] is False
+
+
+def test_known_keys_are_those_of_what_is_chosen() -> None:
+    assert "strategy.margin" not in known_keys()
+    assert {"strategy.margin", "model.path", "strategy", "hft"} <= set(known_keys(["strategy=gem", "seed=3"]))
+    assert "strategy.margin" in known_keys(["strategy=gem,replay"])
+    assert set(known_keys(["strategy=lora_seqft"])) > {"training.learning_rate"}
+
+
+def test_choices_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "strategy").mkdir()
+    (tmp_path / "strategy" / "mine.yaml").write_text("_target_: mine.Mine\nstrength: 1\n")
+    assert groups(tmp_path)["strategy"] == sorted([*groups()["strategy"], "mine"])
+    assert choices.compose(["strategy=mine"], tmp_path).strategy.strength == 1
+    for override, sentence in (
+        ("strategy=mne", "strategy=mne: no such choice; nearest: mine"),
+        ("strategy.strenght=2", "strategy.strenght: no such key; nearest: strategy.strength"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            choices.compose(["strategy=mine", override], tmp_path)
 
 
 def test_nearest_names() -> None:

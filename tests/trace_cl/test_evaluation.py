@@ -54,7 +54,7 @@ def test_an_answer_stops_at_its_length(small_model: Path) -> None:
 
 
 def test_both_variants_are_recorded_with_the_rows_own_number() -> None:
-    [first, second] = score("similarity", [4, 9], ["abc", "abd"], ["abc", "abc"])
+    [first, second] = score("similarity", [4, 9], ["abc", "abd"], ["abc", "abc"], ["?", "?"])
     assert (first.index, first.scores) == (4, {"standard": 100.0, "trace_compat": 100.0})
     assert second.scores["trace_compat"] == 67
     assert round(second.scores["standard"], 3) == 66.667

@@ -1,13 +1,16 @@
 """A benchmark made ready for one model: its tasks encoded, in the order they are learned."""
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from trace_cl.config import BenchmarkConfig
-from trace_cl.data import files as data
 from trace_cl.data.batches import Encoder
-from trace_cl.data.files import TaskData
+from trace_cl.data.files import SPLITS, TaskData, generate_tasks, read_task
 from trace_cl.errors import UserError
 from trace_cl.strategies.base import Example, Round
 
@@ -16,7 +19,8 @@ from trace_cl.strategies.base import Example, Round
 class Task:
     """One task as the runner sees it: what to learn from, and what to answer.
 
-    `prompts`, `references` and `indices` (rows of the file) belong to the split that is scored.
+    `prompts` (token ids), `questions` (the same as texts), `references` and `indices` (rows of the file) belong to the
+    split that is scored.
     """
 
     name: str
@@ -25,17 +29,19 @@ class Task:
     answer_tokens: int
     train: list[Example]
     prompts: list[list[int]]
+    questions: list[str]
     references: list[str]
     indices: list[int]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The tasks in order, the general instructions for Replay, and a checksum over everything that was read."""
+    """The tasks in order, the general instructions (none where they are not asked for), and checksums of all that was
+    read, by name."""
 
     tasks: list[Task]
     instructions: list[Example]
-    sha256: str
+    checksums: dict[str, str]
 
     def rounds(self, seed: int) -> list[Round]:
         """Rounds 1..T as a strategy sees them."""
@@ -43,9 +49,64 @@ class Benchmark:
         return [Round(seed, self.tasks[:t], self.instructions, last=t == count) for t in range(1, count + 1)]
 
 
-def load_data(config: BenchmarkConfig) -> dict[str, TaskData]:
-    """The benchmark's tasks and instruction set, by name. Raises UserError at the first fault."""
-    return data.load(config.name, config.root, config.order, config.instructions)
+def load_data(config: BenchmarkConfig, instructions: bool) -> dict[str, TaskData]:
+    """The benchmark's tasks, and with `instructions` its instruction set, by name. Raises UserError at the first
+    fault."""
+    wanted: dict[str, Sequence[str]] = dict.fromkeys(config.order, SPLITS)
+    if instructions and config.instructions is not None:
+        wanted[config.instructions] = ("train",)
+    if config.generator is not None and config.source == "generated":
+        return generate_tasks(config.generator, wanted)
+    if config.root is None:
+        variables = re.findall(r"oc\.env:(\w+)", str(OmegaConf.to_container(config, resolve=False)))
+        places = " or ".join(["benchmark.root=DIR", *(f"${name}" for name in variables)])
+        raise UserError(
+            f"benchmark={config.name} needs its data: set {places} to the folder that holds a folder a task"
+        )
+    return {name: read_task(Path(config.root), name, splits) for name, splits in wanted.items()}
+
+
+def count_only(config: BenchmarkConfig, instructions: bool) -> Benchmark | None:
+    """The benchmark with examples that can be counted and nothing else (`benchmark.counts`), where nobody says in which
+    folder its files lie; else None."""
+    wanted = [*config.order, *([config.instructions] if instructions and config.instructions else [])]
+    if config.source != "files" or config.root is not None or not set(wanted) <= set(config.counts):
+        return None
+
+    def examples(name: str) -> list[Example]:
+        return [Example([], [])] * min(config.counts[name], config.max_train or config.counts[name])
+
+    settings = config.tasks
+    tasks = [
+        Task(
+            name=name,
+            epochs=settings[name].epochs,
+            metric=settings[name].metric,
+            answer_tokens=settings[name].answer_tokens,
+            train=examples(name),
+            prompts=[],
+            questions=[],
+            references=[],
+            indices=[],
+        )
+        for name in config.order
+    ]
+    return Benchmark(tasks, [example for name in wanted[len(tasks) :] for example in examples(name)], {})
+
+
+def checksums(loaded: Mapping[str, TaskData]) -> dict[str, str]:
+    """A checksum of each task's splits."""
+    return {name: _combined([task]) for name, task in loaded.items()}
+
+
+def combined_checksum(config: BenchmarkConfig) -> str:
+    """The one checksum, over tasks and instruction set, that runs of earlier versions hold."""
+    return _combined(load_data(config, instructions=True).values())
+
+
+def _combined(tasks: Iterable[TaskData]) -> str:
+    parts = [task.sha256(split) for task in tasks for split in task.splits]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str, encoder: Encoder) -> Benchmark:
@@ -74,10 +135,10 @@ def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str,
                 answer_tokens=settings.answer_tokens,
                 train=training(name),
                 prompts=[encoder.prompt(row["prompt"]) for row in scored.values()],
+                questions=[row["prompt"] for row in scored.values()],
                 references=[row["answer"] for row in scored.values()],
                 indices=list(scored),
             )
         )
-    checksums = [task.sha256(part) for task in loaded.values() for part in task.splits]
-    sha256 = hashlib.sha256(" ".join(checksums).encode()).hexdigest()
-    return Benchmark(tasks, training(config.instructions), sha256)
+    general = training(config.instructions) if config.instructions and config.instructions in loaded else []
+    return Benchmark(tasks, general, checksums(loaded))

@@ -1,23 +1,15 @@
-"""What is in a benchmark's files: `python -m trace_cl.data ROOT`.
+"""What is in a benchmark's data: `python -m trace_cl.data`.
 
-It checks a folder in TRACE's layout, `ROOT/<task>/{train,eval,test}.json`, each an array of `{"prompt", "answer"}`, and
-prints what is in it. Faults are refused; repeats and leaks, which TRACE's own files have, are reported and left alone,
-or published numbers would no longer compare.
+Faults are refused; repeats and leaks, which TRACE's own files have, are reported and left alone, or published numbers
+would no longer compare.
 """
 
-import argparse
-import sys
 from collections.abc import Callable, Sequence
 from statistics import median
 
 import pandas as pd
-from omegaconf import OmegaConf
 
-from trace_cl.config import CONF_DIR
-from trace_cl.data.files import FEATURES, TaskData, load
-from trace_cl.errors import UserError
-from trace_cl.tiny import CHECKPOINT
-from trace_cl.training.model import load_tokenizer
+from trace_cl.data.files import FEATURES, TaskData
 
 
 def findings(task: TaskData) -> list[str]:
@@ -58,24 +50,3 @@ def summarize(tasks: Sequence[TaskData], count_tokens: Callable[[str], int]) -> 
                 }
             )
     return pd.DataFrame(table)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m trace_cl.data ROOT`."""
-    parser = argparse.ArgumentParser(prog="python -m trace_cl.data", description="Check a folder in TRACE's layout.")
-    parser.add_argument("root", help="the folder that holds one folder a task")
-    trace = OmegaConf.load(CONF_DIR / "benchmark" / "trace.yaml").benchmark
-    tokenizer = load_tokenizer(str(CHECKPOINT))
-    try:
-        tasks = list(load("trace", parser.parse_args(arguments).root, trace.order, trace.instructions).values())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(
-        summarize(tasks, lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)).to_string(index=False)
-    )
-    print("\n(token lengths: median / longest, with the tiny model's tokenizer)")
-    for task in tasks:
-        for finding in findings(task):
-            print(f"{task.name}: {finding}")
-    return 0

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset, Features, Value
 
-from trace_cl.data import embedded
 from trace_cl.errors import UserError
+from trace_cl.names import look_up
 
 SPLITS = ("train", "eval", "test")
 FEATURES = Features({"prompt": Value("string"), "answer": Value("string")})
@@ -33,27 +33,24 @@ class TaskData:
         return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
 
 
-def load(benchmark: str, root: str | None, names: Sequence[str], instructions: str) -> dict[str, TaskData]:
-    """The named tasks of `trace` (files under `root`) or `embedded`, and of the instruction set what is learned from.
-
-    Raises UserError at the first fault.
-    """
-    splits = {**dict.fromkeys(names, SPLITS), instructions: ("train",)}
-    if benchmark == "embedded":
-        generated = embedded.generate()
-        return {
-            name: TaskData(name, {split: Dataset.from_list(generated[name][split], FEATURES) for split in wanted})
-            for name, wanted in splits.items()
-        }
-    if root is None:
-        raise UserError("benchmark=trace needs its data: set benchmark.root=DIR or $TRACE_ROOT to the unpacked archive")
-    return {name: read_task(Path(root), name, wanted) for name, wanted in splits.items()}
+def generate_tasks(generator: str, wanted: Mapping[str, Sequence[str]]) -> dict[str, TaskData]:
+    """The wanted splits of each wanted task, from the function with this dotted name. It takes no argument and gives
+    task -> split -> rows. Raises UserError naming task, split and row at the first fault."""
+    generated = look_up("benchmark.generator", generator)()
+    tasks = {}
+    for name, splits in wanted.items():
+        for split in splits:
+            if split not in generated.get(name, {}):
+                raise UserError(f"{generator} gives no {split} split of {name}: every task needs {', '.join(splits)}")
+        rows = {split: checked_rows(generated[name][split], f"{generator}, {name}, {split}") for split in splits}
+        tasks[name] = TaskData(name, {split: Dataset.from_list(rows[split], FEATURES) for split in splits})
+    return tasks
 
 
 def read_task(root: Path, name: str, splits: Sequence[str] = SPLITS) -> TaskData:
-    """One task of a folder in TRACE's layout. Raises UserError naming the file, and the row, at the first fault."""
+    """One task, `root/<name>/<split>.json`. Raises UserError naming the file, and the row, at the first fault."""
     if not root.is_dir():
-        raise UserError(f"{root} is no folder: set benchmark.root or $TRACE_ROOT to where TRACE's archive is unpacked")
+        raise UserError(f"{root} is no folder: set benchmark.root to the folder that holds a folder a task")
     if not (root / name).is_dir():
         raise UserError(
             f"{root / name} is missing: put {name}'s {', '.join(f'{split}.json' for split in splits)} there"
@@ -64,7 +61,7 @@ def read_task(root: Path, name: str, splits: Sequence[str] = SPLITS) -> TaskData
 
 
 def read_split(path: Path) -> list[dict[str, str]]:
-    """The rows of one JSON file, checked one by one, because a row number is what lets a user mend the file."""
+    """The rows of one JSON file, checked."""
     if not path.is_file():
         raise UserError(f"{path} is missing: every task needs train.json, eval.json and test.json")
     try:
@@ -73,10 +70,15 @@ def read_split(path: Path) -> list[dict[str, str]]:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend the file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, byte {error.start}: not valid UTF-8; save the file as UTF-8") from error
+    return checked_rows(rows, str(path))
+
+
+def checked_rows(rows: object, source: str) -> list[dict[str, str]]:
+    """The rows, checked one by one, because a row's number is what lets a user mend it."""
     if not isinstance(rows, list) or not rows:
-        raise UserError(f'{path}: must be a non-empty array of {{"prompt": …, "answer": …}}, not {_kind(rows)}')
+        raise UserError(f'{source}: must be a non-empty array of {{"prompt": …, "answer": …}}, not {_kind(rows)}')
     for number, row in enumerate(rows):
-        where = f"{path}, row {number}"
+        where = f"{source}, row {number}"
         if not isinstance(row, dict):
             raise UserError(f'{where}: must be an object with "prompt" and "answer", not {_kind(row)}')
         for field in FEATURES:

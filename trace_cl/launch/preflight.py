@@ -11,16 +11,15 @@ import sys
 from collections.abc import Sequence
 from itertools import product
 
-import hydra
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from transformers import AutoConfig
 
 from trace_cl.build import build_strategy
-from trace_cl.config import CONF_DIR, as_dict, check
+from trace_cl.choices import compose
+from trace_cl.config import as_dict, check
 from trace_cl.data.benchmark import load_data
 from trace_cl.errors import UserError
 from trace_cl.run import find_journal
@@ -38,8 +37,7 @@ def members(arguments: Sequence[str]) -> list[DictConfig]:
         else [str(override.input_line)]
         for override in OverridesParser.create().parse_overrides(list(arguments))
     ]
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return [hydra.compose("config", list(overrides)) for overrides in product(*choices)]
+    return [compose(overrides) for overrides in product(*choices)]
 
 
 def is_complete(config: DictConfig) -> bool:
@@ -58,7 +56,7 @@ def lacks(config: DictConfig) -> list[str]:
     if reason := why_absent(config.model.source, config.model.path):
         found.append(f"the weights of {config.model.name} ({reason})")
     try:
-        load_data(config.benchmark)
+        load_data(config.benchmark, build_strategy(config).uses_instructions)
     except UserError as error:
         found.append(f"the data ({error})")
     return found
@@ -68,9 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     try:
         runs = [config for config in members(arguments or sys.argv[1:]) if not is_complete(config)]
-    except (HydraException, OmegaConfBaseException, UserError):
+    except (HydraException, UserError):
         return 0
-    wanted = [(str(config.model.name), str(config.benchmark.name)) for config in runs]
+    wanted = [
+        (str(config.model.name), str(config.benchmark.name), build_strategy(config).uses_instructions)
+        for config in runs
+    ]
     lacking = {key: lacks(config) for key, config in dict(zip(wanted, runs, strict=True)).items()}
     if unable := sum(bool(lacking[key]) for key in wanted):
         phrases = "; ".join(sorted({phrase for phrases in lacking.values() for phrase in phrases}))

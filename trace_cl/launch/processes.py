@@ -20,7 +20,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from trace_cl.config import as_dict, check
+from trace_cl.config import as_dict, check, only_planned
 from trace_cl.errors import UserError
 from trace_cl.run import start
 from trace_cl.training.layout import processes
@@ -38,7 +38,7 @@ def launch(config: DictConfig) -> None:
     """
     check(config)
     count = processes(config.engine, config.device)
-    if count == 1 or config.dry_run or started_by_others():
+    if count == 1 or only_planned(config) or started_by_others():
         try:
             start(config)
         except UserError:

@@ -21,14 +21,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from trace_cl.analysis import summary as results
-from trace_cl.build import build_strategy
-from trace_cl.config import check
+from trace_cl.config import check, only_planned
 from trace_cl.errors import UserError
 from trace_cl.records.files import as_json, write
-from trace_cl.run import find_journal
-from trace_cl.strategies.hft import Incompatible
-from trace_cl.training.ranks import first_here
+
+# Hydra imports this module for every command: what needs PyTorch, or much time, is imported when a member runs.
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,8 @@ def member(run: Callable[[DictConfig], None], config: DictConfig) -> None:
 
     Where members run side by side, what each prints goes to its log.txt.
     """
+    from trace_cl.training.ranks import first_here
+
     if not first_here():  # one of the many processes of a run over many nodes
         run(config)
         return
@@ -89,10 +88,14 @@ def _side_by_side(hydra: HydraConf) -> bool:
 
 
 def _outcome(run: Callable[[DictConfig], None], config: DictConfig, command: str, folder: Path) -> Outcome:
+    from trace_cl.build import build_strategy
+    from trace_cl.run import find_journal
+    from trace_cl.strategies.hft import Incompatible
+
     try:
         check(config)
         journal = find_journal(config, build_strategy(config))
-        if journal.complete() and not config.dry_run:
+        if journal.complete() and not only_planned(config):
             return Outcome(command, "complete", folder=str(journal.folder))
         run(config)
         return Outcome(command, "finished", folder=str(journal.folder))
@@ -127,6 +130,8 @@ def conclude() -> int:
 
 def _tables(folders: Sequence[Path]) -> list[str]:
     """The results of the runs in these directories: a table for each model on each benchmark."""
+    from trace_cl.analysis import summary as results
+
     tables = []
     for model, runs in groupby(sorted(set(folders)), key=lambda folder: folder.parents[1]):
         table, _ = results.collect(runs)

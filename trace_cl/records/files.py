@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
+from trace_cl.names import current_name
+
 PACKAGE = Path(__file__).parent.parent
 """The installed package. `conf/` and `published/` come with it; in a checkout they are links."""
 
@@ -19,7 +21,10 @@ FREE = (
     "runs_dir",
     "dry_run",
     "checkpoints",
+    "benchmark.source",
     "benchmark.root",
+    "benchmark.generator",
+    "benchmark.counts",
     "training.tokens_per_batch",
     "evaluation.tokens_per_batch",
     "engine",
@@ -55,12 +60,12 @@ def as_json(value: object) -> str:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested configuration as `a.b.c` keys."""
+    """A nested configuration as `a.b.c` keys; classes go by the names they have today."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", current_name(value) if key == "_target_" else value
 
 
 def is_free(key: str) -> bool:

@@ -43,12 +43,15 @@ class Journal:
     tasks: Sequence[str]
     writes: bool = True
 
-    def check(self, config: Mapping[str, Any]) -> None:
-        """Raises UserError, showing the keys that differ, where a run of another configuration lies here."""
+    def check(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        """Raises UserError, showing the keys that differ, where a run of another configuration lies here.
+
+        A key that came after that run was begun has its default there (`defaults`, by dotted names).
+        """
         path = self.folder / "config.yaml"
         if not path.exists():
             return
-        there, here = dict(flatten(read_yaml(path))), dict(flatten(config))
+        there, here = ({**defaults, **dict(flatten(side))} for side in (read_yaml(path), config))
         keys = sorted(key for key in there.keys() | here.keys() if not is_free(key))
         different = [
             f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in keys if there.get(key) != here.get(key)
@@ -59,21 +62,28 @@ class Journal:
                 "Set runs_dir to another folder, or move that run away"
             )
 
-    def check_data(self, checksum: str) -> None:
-        """Raises UserError where the run that lies here was begun on other examples than these."""
+    def check_data(self, checksums: Mapping[str, str], combined: Callable[[], str]) -> None:
+        """Raises UserError where the run that lies here was begun on other examples than these.
+
+        `checksums` are those of what is read, by name. Earlier versions wrote a single one, which `combined` gives.
+        """
         path = self.folder / "data.sha256"
-        if path.exists() and path.read_text().strip() != checksum:
+        if not path.exists():
+            return
+        there = path.read_text(encoding="utf-8")
+        here = _as_lines(checksums) if "  " in there else combined() + "\n"
+        if there != here:
             raise UserError(
                 f"{self.folder} holds a run on other data (see {path.name}): set runs_dir to another folder"
             )
 
     @writing
-    def begin(self, config: Mapping[str, Any], checksum: str, environment: Mapping[str, Any]) -> None:
+    def begin(self, config: Mapping[str, Any], checksums: Mapping[str, str], environment: Mapping[str, Any]) -> None:
         """Write down what is run, on what data, where. Nothing is written of a run that could not begin."""
         path = self.folder / "config.yaml"
         if not path.exists():
             write(path, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        write(self.folder / "data.sha256", checksum + "\n")
+        write(self.folder / "data.sha256", _as_lines(checksums))
         self._note_environment(environment)
 
     @contextmanager
@@ -190,3 +200,8 @@ class Journal:
         shutil.rmtree(old, ignore_errors=True)
         if keep:
             shutil.copytree(folder, self.folder / f"checkpoint-round{round}", dirs_exist_ok=True)
+
+
+def _as_lines(checksums: Mapping[str, str]) -> str:
+    """As sha256sum writes them."""
+    return "".join(f"{checksum}  {name}\n" for name, checksum in checksums.items())
