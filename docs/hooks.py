@@ -16,10 +16,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple, get_type_hints
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-
-from trace_cl.config import CONF_DIR, Config, TaskConfig
+from trace_cl.choices import compose
+from trace_cl.config import CONF_DIR, Config, TaskConfig, as_dict
 
 PLACE = re.compile(r"^\{\{ (\w+) ?(\S*) \}\}$", re.MULTILINE)
 
@@ -130,10 +128,7 @@ def meanings(cls: type) -> dict[str, str]:
 
 def composed(*overrides: str) -> dict[str, Any]:
     """The configuration that these words compose, references as they stand."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        content = OmegaConf.to_container(compose("config", list(overrides)), resolve=False)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+    return as_dict(compose(overrides), resolve=False)
 
 
 def look_up(name: str) -> Any:
