@@ -8,9 +8,10 @@ class Selection:
     """How the half is chosen (paper section 3.2, A.3.3).
 
     `level` is `category`, `model` or `layer`. At the category level `attention`, `mlp` and `norm` say how many of a
-    layer's 4 attention matrices, 3 MLP matrices and 2 norms learn; a broken count holds on average over the layers
-    (1.5: one in a random half of them, two in the other half). `embeddings` is `train` or `freeze`, and speaks of all
-    that lies outside the layers: embedding, head and final norm.
+    layer's 4 attention matrices, 3 MLP matrices and 2 norms learn; a fractional count holds on average over the layers
+    (1.5: one in a random half of them, two in the other half), and so does one that a model's fused matrices cannot
+    give. Where a layer has more or fewer of a kind (two MLP matrices, four norms), as large a part of them learns.
+    `embeddings` is `train` or `freeze`, and speaks of all that lies outside the layers: embedding, head and final norm.
     """
 
     level: str = "category"

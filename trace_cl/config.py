@@ -71,7 +71,7 @@ class ModelConfig:
     name: str = MISSING
     """Its name in paths and tables."""
     source: str | None = None
-    """Its name on the Hugging Face hub."""
+    """Its name on the Hugging Face hub; `null`: it comes from `path` alone."""
     path: str | None = None
     """A folder in Hugging Face layout that is loaded instead of `source`."""
     architecture: dict[str, Any] | None = None
@@ -170,7 +170,7 @@ class Config:
     runs_dir: str = "runs"
     """The folder that holds all runs."""
     dry_run: Any = False
-    """Print the plan and train nothing: `true`, or `json` for a plan that a program reads."""
+    """`true`: print the plan, and train nothing; `json`: print it as JSON, which a pipe gets in any case."""
 
 
 ConfigStore.instance().store(name="schema", node=Config)
