@@ -89,10 +89,12 @@ def loggers() -> str:
 
 
 def python(name: str) -> str:
-    """A function or class: how it is called, and its docstring."""
+    """A function or class: how it is called, and its docstring, whose arguments and errors become lists."""
     thing = look_up(name)
-    short = name.rpartition(".")[2]
-    return f"### `{name}`\n\n```python\n{short}{inspect.signature(thing)}\n```\n\n{inspect.getdoc(thing)}"
+    call = name.rpartition(".")[2] + str(inspect.signature(thing)).replace("collections.abc.", "")
+    said = re.sub(r"^(Args|Raises):$", r"**\1**\n", inspect.getdoc(thing) or "", flags=re.MULTILINE)
+    said = re.sub(r"^ {4}(\w+): ", r"- `\1`: ", said, flags=re.MULTILINE)
+    return f"### `{name}`\n\n```python\n{call}\n```\n\n{said}"
 
 
 def keys(cls: type, prefix: str = "") -> Iterator[Key]:
