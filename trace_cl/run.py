@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl import plan
 from trace_cl.analysis import report
+from trace_cl.analysis.stored import StoredRun
 from trace_cl.build import build_logger, build_strategy, defaults
 from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned, run_folder
 from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
@@ -59,7 +60,8 @@ def _start(config: DictConfig) -> None:
     journal = find_journal(config, strategy, writes=ranks.first)
     if journal.complete():
         if ranks.first:
-            print(f"{journal.folder} is complete.\n{report.render(journal.matrix(), journal.tasks)}")
+            stored = StoredRun.at(journal.folder)
+            print(f"{journal.folder} is complete.\n{report.render(stored.rows, stored.tasks, stored.figures)}")
         return
     run = open_run(config, strategy, journal, ranks, ranks.device(device), dtype)
     with journal.lock(), closing(run.progress):
@@ -252,9 +254,9 @@ class Run:
             record = self.journal.read_round(round.number)
             assert record is not None
             self.journal.write_round(round.number, {**record, **scores})
-            self.report()
+            figures = self.report()
             self.journal.finish_round(self.rows[-1])
-            self.progress.say(f"\n{report.render(self.rows, self.journal.tasks)}\n")
+            self.progress.say(f"\n{report.render(self.rows, self.journal.tasks, figures)}\n")
 
     def evaluate(self, round: int, tasks: Sequence[Task]) -> dict[str, Any]:
         """Answer and score these tasks, each rank its share of the examples; keep every answer.
@@ -275,17 +277,22 @@ class Run:
                 [task.questions[i] for i in mine],
             )
             predictions = sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
+            self.journal.write_prompts(task.name, task.indices, task.questions)
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
                 scores.setdefault(variant, {})[task.name] = figure
             self.progress.evaluated(round, task.name)
         return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
 
-    def report(self) -> None:
-        """summary.json, report.md and its pictures as the finished rounds have it; the newest round's to the logger."""
+    def report(self) -> dict[str, list[float | None]]:
+        """summary.json, report.md and its pictures as the finished rounds have it; the newest round's to the logger.
+
+        Gives OP, BWT and the other figures after every round.
+        """
         variant, rows = self.config.metrics.variant, self.rows
         records = [self.journal.read_round(t) or {} for t in range(len(rows) + 1)]
-        figures = report.figures(rows)
+        untrained = [record["round"] for record in records[1:] if not record["phases"]]
+        figures = report.figures(rows, untrained)
         summary = {
             "complete": len(rows) == len(self.rounds),
             "benchmark": self.config.benchmark.name,
@@ -295,6 +302,7 @@ class Run:
             "variant": variant,
             "tasks": list(self.journal.tasks),
             **figures,
+            "untrained_rounds": untrained,
             "zero_shot": records[0].get("scores", {}).get(variant, {}),
             "seconds": {
                 "training": to_ms(sum(r["seconds"] for r in records[1:])),
@@ -306,6 +314,7 @@ class Run:
         self.logger.log("round", len(rows), {**score_curves(newest), **defined})
         self.journal.write_summary(summary)
         report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
+        return figures
 
 
 def optimization(training: TrainingConfig) -> Optimization:
