@@ -36,7 +36,16 @@ lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The paper's tables. A table is a sweep over the runs behind it (complete ones are skipped, broken-off ones go on), then
+docs: .venv/ready ## the site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+package: .venv/ready ## the sdist and the wheel in dist/, checked, and tried from an empty folder
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m pytest tests/test_packaging.py -m package
+
+# The paper's tables. A table is a sweep over the runs behind it (complete ones are skipped, interrupted ones go on), then
 # the rendering. What this machine lacks for the runs is said first; where it can make none of them none is started, the
 # published side is rendered all the same, and make succeeds. Where a run fails the table is rendered too, but make fails.
 MODEL ?=
@@ -62,11 +71,11 @@ side_by_side = $(if $(filter-out 1,$(JOBS)), hydra/launcher=joblib hydra.launche
 $(TABLES) tables: .venv/ready
 	if $(BIN)/python -m trace_cl.launch.preflight $(sweep); then \
 	$(BIN)/python -m trace_cl -m $(sweep)$(side_by_side); fi; made=$$?; \
-	$(foreach table,$(numbers),$(BIN)/python -m trace_cl.tables $(table)$(call setting,--, ) || made=$$?; echo;) exit $$made
+	$(foreach table,$(numbers),$(BIN)/python -m trace_cl.tables $(table)$(call setting,--, ) --tried || made=$$?; echo;) exit $$made
 
 table%: ## a table of the paper (3, 4, 7, 24 to 42): table3 MODEL=tiny SEEDS="1 2 3" JOBS=2
 	$(error there is no table $*: choose 3, 4, 7, or 24 to 42)
 
 tables: ## Tables 3 and 29 to 42
 
-.PHONY: help setup run results report bench test test-distributed lint tables $(TABLES)
+.PHONY: help setup run results report bench test test-distributed lint docs package tables $(TABLES)

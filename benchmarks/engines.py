@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from trace_cl.analysis.report import markdown
+from trace_cl.analysis.text import markdown
 from trace_cl.config import CONF_DIR, EngineConfig, as_dict
 from trace_cl.data.batches import Encoder, global_batches
 from trace_cl.data.benchmark import load_data, prepare

@@ -12,7 +12,7 @@ from pathlib import Path
 import hydra
 import pandas as pd
 
-from trace_cl.analysis.report import markdown
+from trace_cl.analysis.text import markdown
 from trace_cl.build import build_strategy
 from trace_cl.config import CONF_DIR, run_folder
 from trace_cl.records.files import read_matrix

@@ -6,7 +6,7 @@ the benchmark files; a new one is a file here and an entry there. This package k
 
 from .accuracy import accuracy, first_character
 from .macro_f1 import macro_f1
-from .matrix import backward_transfer, overall_performance
+from .matrix import FIGURES, Figure, backward_transfer, figures, learned, overall_performance
 from .pairs import VARIANTS, Metric, Variant
 from .rouge_l import rouge_l
 from .sari import sari
@@ -23,14 +23,18 @@ METRICS: dict[str, Metric] = {
 }
 
 __all__ = [
+    "FIGURES",
     "METRICS",
     "VARIANTS",
+    "Figure",
     "Metric",
     "Variant",
     "accuracy",
     "backward_transfer",
+    "figures",
     "first_character",
     "is_of_corpus",
+    "learned",
     "macro_f1",
     "overall_performance",
     "rouge_l",

@@ -202,6 +202,10 @@ def shape_of(parameter: nn.Parameter) -> torch.Size:
     return shape
 
 
+class Unsuitable(ValueError):
+    """A model that a strategy cannot work with; its text, one sentence, says why."""
+
+
 LoadModel = Callable[[Path | None], PreTrainedModel]
 """Loads a model from a folder in Hugging Face layout, or (None) the base model that the run begins with."""
 

@@ -105,8 +105,8 @@ def inner_products(gradients: Sequence[Parts]) -> Tensor:
 class GEM(SeqFT):
     """Sequential fine-tuning whose every step is made to agree with the past tasks' memories.
 
-    After a projection g̃·g_k ≥ −eps·v_k: a positive `eps` makes the program well-posed, and gives way by that much (to
-    memories whose gradient is small against it).
+    `margin` is the least multiplier of each memory in a projection (v ≥ margin). After one g̃·g_k ≥ −eps·v_k: a positive
+    `eps` makes the program well-posed, and gives way by that much (to memories whose gradient is small against it).
 
     `memory_size` examples are kept of each task, and each step looks at `memory_batch` of them, drawn anew;
     `refresh_every` recomputes their gradients only every so many steps. `memory_dtype` (`fp32`, `bf16`) is how the

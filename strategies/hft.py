@@ -8,129 +8,123 @@ makes that query or key, and an embedding tied to the head counts once.
 """
 
 import math
+import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from itertools import combinations
 from random import Random
 from typing import Any, TypeVar
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .base import Round, Strategy, shape_of
+from .base import Round, Strategy
+from .layers import Block, Layer, decoder_layers, layers, module_of
 from .selection import Selection
 
 T = TypeVar("T")
-
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One transformer layer, by the names of its modules."""
-
-    path: str
-    attention: list[str]
-    mlp: list[str]
-    norms: list[str]
-
-
-def layers(model: nn.Module) -> list[Layer]:
-    """The transformer layers of a decoder with q, k, v, o and gate, up, down matrices (Llama, Qwen, Mistral …).
-
-    Raises ValueError where the model is built otherwise, or has no layers.
-    """
-    found = []
-    for path, module in model.named_modules():
-        children = {name.rpartition(".")[2]: f"{path}.{name}" for name, _ in module.named_modules()}
-        in_stack = path.rpartition(".")[2].isdigit()
-        if in_stack and children.keys() >= {*ATTENTION, *MLP}:
-            norms = [f"{path}.{name}" for name, _ in module.named_children() if "norm" in name]
-            found.append(Layer(path, [children[n] for n in ATTENTION], [children[n] for n in MLP], norms))
-    if not found:
-        raise ValueError(
-            f"HFT needs transformer layers with {', '.join((*ATTENTION, *MLP))}; {type(model).__name__} has none"
-        )
-    return found
-
-
-def outside(model: nn.Module, stack: Sequence[Layer]) -> list[str]:
-    """The modules outside the layers that hold parameters of their own (a head tied to the embedding holds none)."""
-    owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in model.named_parameters())
-    return [name for name in owners if not any(name.startswith(layer.path + ".") for layer in stack)]
 
 
 def select(model: nn.Module, round: int, seed: int, selection: Selection) -> list[str]:
     """The names of the modules frozen in this round, in the model's order (Algorithm 1).
 
-    Drawn from `(seed, round)` alone, so that a resumed run draws the same halves. Raises ValueError for a model whose
-    layers it cannot tell apart.
+    Drawn from `(seed, round)` alone, so that a resumed run draws the same halves. Where the experts of a mixture hold
+    their matrices side by side in one module, a matrix of all experts is named by its parameter
+    (`…mlp.experts.down_proj`). Raises Unsuitable, a ValueError, for a model whose matrices it cannot tell apart.
     """
     stack = layers(model)
     rng = Random(f"hft/{seed}/{round}")
     if selection.level == "category":
-        frozen = _category(model, stack, selection, rng)
+        frozen = _category(stack, selection, rng)
     elif selection.level == "model":
-        matrices = [name for layer in stack for name in (*layer.attention, *layer.mlp)]
-        norms = [name for layer in stack for name in layer.norms]
+        matrices = [module.name for layer in stack for module in layer.matrices]
+        norms = [module.name for layer in stack for module in layer.norms]
         frozen = {*_draw(rng, matrices, len(matrices) / 2), *_draw(rng, norms, len(norms) / 2)}
     else:
+        # The seed alone says which layers come first, so that the next round takes the others.
         first = (Random(f"hft/{seed}").randrange(2) + round) % 2
-        frozen = {name for layer in stack[first::2] for name in (*layer.attention, *layer.mlp, *layer.norms)}
+        frozen = {module.name for layer in stack[first::2] for module in (*layer.matrices, *layer.norms)}
+    owners = dict.fromkeys(module_of(name) for name, _ in model.named_parameters())
     if selection.embeddings == "freeze":
-        frozen.update(outside(model, stack))
-    return [name for name, _ in model.named_modules() if name in frozen]
+        inside = tuple(f"{path}." for path in decoder_layers(model))
+        frozen.update(name for name in owners if not name.startswith(inside))
+    return [name for name in owners if name in frozen]
 
 
-def _category(model: nn.Module, stack: Sequence[Layer], selection: Selection, rng: Random) -> set[str]:
+def _category(stack: Sequence[Layer], selection: Selection, rng: Random) -> set[str]:
     frozen: set[str] = set()
-    for modules, trained in (
-        ([layer.attention for layer in stack], selection.attention),
-        ([layer.mlp for layer in stack], selection.mlp),
-        ([layer.norms for layer in stack], selection.norm * len(stack[0].norms) / 2),
+    for blocks, trained, of in (
+        ([layer.attention for layer in stack], selection.attention, 4),
+        ([mlp for layer in stack for mlp in layer.mlps], selection.mlp, 3),
+        ([layer.norms for layer in stack], selection.norm, 2),
     ):
-        counts = _counts(rng, trained, len(stack))
-        for names, count in zip(modules, counts, strict=True):
-            frozen.update(set(names) - set(_draw_alike(rng, model, names, count)))
+        for alike in _alike(blocks):
+            # An MLP of two matrices (no gate), or a layer of four norms, learns in the same proportion.
+            mean = trained * (sum(module.matrices for module in alike[0]) / of)
+            for block, count in zip(alike, _counts(rng, mean, alike), strict=True):
+                learning = _draw_matrices(rng, block, count)
+                frozen.update(module.name for module in block if module not in learning)
     return frozen
 
 
-def _counts(rng: Random, mean: float, layers: int) -> list[int]:
-    """How many modules learn in each layer: the whole numbers next to `mean`, the larger in randomly drawn layers."""
-    low = math.floor(mean)
-    more = set(_draw(rng, range(layers), (mean - low) * layers))
-    return [low + (index in more) for index in range(layers)]
+def _alike(blocks: Iterable[Block]) -> list[list[Block]]:
+    """The blocks of all layers, like with like: where layers differ, or hold several MLPs, half of the layers is half
+    of the parameters only among blocks of one size."""
+    groups: dict[tuple[tuple[int, int], ...], list[Block]] = {}
+    for block in blocks:
+        groups.setdefault(tuple((module.size, module.matrices) for module in block), []).append(block)
+    return list(groups.values())
 
 
-def _draw_alike(rng: Random, model: nn.Module, names: Sequence[str], count: int) -> list[str]:
-    """`count` of the modules; equally many of each size where that comes out even, which under grouped-query attention
-    (k and v smaller than q and o) is what keeps the half a half of the parameters."""
-    sizes: dict[int, list[str]] = {}
-    for name in names:
-        sizes.setdefault(shape_of(model.get_parameter(f"{name}.weight")).numel(), []).append(name)
-    shares = [count * len(group) / len(names) for group in sizes.values()]
-    if any(share != int(share) for share in shares):
-        return _draw(rng, names, count)
-    return [name for group, share in zip(sizes.values(), shares, strict=True) for name in _draw(rng, group, share)]
+def _counts(rng: Random, mean: float, blocks: Sequence[Block]) -> list[int]:
+    """How many matrices learn in each of these like blocks: `mean` on average. These are the nearest numbers to it that
+    a block can give, the larger in randomly drawn blocks: 1 and 2 for a mean of 1.5; 1 and 3 for a mean of 2 where q, k
+    and v are fused and the output is apart."""
+    possible = _choices(blocks[0])
+    low, high = max(n for n in possible if n <= mean), min(n for n in possible if n >= mean)
+    part = (mean - low) / (high - low) if high > low else 0
+    more = set(_draw(rng, range(len(blocks)), part * len(blocks)))
+    return [high if index in more else low for index in range(len(blocks))]
+
+
+def _choices(block: Block) -> dict[int, list[Block]]:
+    """The ways to choose some of the block's modules, by the number of matrices that are chosen."""
+    found: dict[int, list[Block]] = {}
+    for size in range(len(block) + 1):
+        for chosen in combinations(block, size):
+            found.setdefault(sum(module.matrices for module in chosen), []).append(list(chosen))
+    return found
+
+
+def _draw_matrices(rng: Random, block: Block, count: int) -> Block:
+    """Modules of `count` matrices; equally many of each size where that comes out even, which under grouped-query
+    attention (k and v smaller than q and o) is what keeps the half a half of the parameters."""
+    if any(module.matrices > 1 for module in block):
+        return rng.choice(_choices(block)[count])
+    sizes: dict[int, Block] = {}
+    for module in block:
+        sizes.setdefault(module.size, []).append(module)
+    parts = [count * len(alike) / len(block) for alike in sizes.values()]
+    if any(part != int(part) for part in parts):
+        return _draw(rng, block, count)
+    return [module for alike, part in zip(sizes.values(), parts, strict=True) for module in _draw(rng, alike, part)]
 
 
 def _draw(rng: Random, population: Sequence[T], count: float) -> list[T]:
-    """A sample of `count`; a broken count is rounded up as often as its fraction says (an odd number of layers)."""
+    """A sample of `count`; a fractional count is rounded up as often as its fraction says (an odd number of layers)."""
     whole = math.floor(count)
     return rng.sample(population, whole + (rng.random() < count - whole))
 
 
 def parameters_of(model: nn.Module, modules: Iterable[str]) -> set[str]:
     """The names of these modules' parameters, and with a q or k matrix those of the norm that follows it."""
-    names: set[str] = set()
-    for module in modules:
-        names.update(f"{module}.{name}" for name, _ in model.get_submodule(module).named_parameters())
-        parent, _, leaf = module.rpartition(".")
-        follower = leaf.replace("_proj", "_norm")
-        if leaf in ("q_proj", "k_proj") and hasattr(model.get_submodule(parent), follower):
-            norm = model.get_submodule(f"{parent}.{follower}")
-            names.update(f"{parent}.{follower}.{name}" for name, _ in norm.named_parameters())
-    return names
+    meant = set(modules)
+    found: set[str] = set()
+    for name, _ in model.named_parameters():
+        module = module_of(name)
+        maker = re.sub(r"\.([qk])_norm$", r".\1_proj", module)
+        if module in meant or maker in meant:
+            found.add(name)
+    return found
 
 
 def freeze(model: nn.Module, modules: Iterable[str]) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL_TARGETS
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from .base import LoadModel, Round
+from .base import LoadModel, Round, Unsuitable
+from .layers import decoder_layers
 from .seqft import SeqFT
 
 
@@ -18,13 +21,15 @@ from .seqft import SeqFT
 class LoraSeqFT(SeqFT):
     """Sequential fine-tuning of an adapter (HFT paper, A.3: rank 8, alpha 32, dropout 0.1 on the q and v matrices).
 
-    The checkpoint is the adapter alone, in peft's own layout. Scores are taken without merging it into the model.
+    `r` is the adapter's rank, `alpha` / `r` the factor it is added with, `dropout` that of its input. `target_modules`
+    are the matrices that have one, by the ends of their names; null: those that peft adapts in this architecture. The
+    checkpoint is the adapter alone, in peft's own layout. Scores are taken without merging it into the model.
     """
 
     r: int = 8
     alpha: int = 32
     dropout: float = 0.1
-    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    target_modules: list[str] | None = field(default_factory=lambda: ["q_proj", "v_proj"])
 
     name = "lora_seqft"
     changes_architecture = True
@@ -36,7 +41,7 @@ class LoraSeqFT(SeqFT):
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=list(self.target_modules),
+            target_modules=targets(model, self.target_modules),
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks the model for something by its old name
@@ -47,6 +52,24 @@ class LoraSeqFT(SeqFT):
         # It answers to everything that the runner asks of a model.
         return cast(PreTrainedModel, adapted.eval())
 
+    def save_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        # The embedding is not the adapter's, and peft need not ask the hub whether its vocabulary has changed.
+        model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
+
     def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
         """The adapter, in every round."""
         return [name for name, _ in model.named_parameters() if ".lora_" in name] if step == 0 else None
+
+
+def targets(model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
+    """The matrices to adapt. Raises Unsuitable where the model lacks one: peft would say nothing as long as it has
+    another."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding | Conv1D)]
+    chosen = list(USUAL_TARGETS.get(model.config.model_type, []) if wanted is None else wanted)
+    missing = [target for target in chosen if not any(f".{name}".endswith(f".{target}") for name in linear)]
+    if chosen and not missing:
+        return chosen
+    kind, inside = type(model).__name__, tuple(decoder_layers(model))
+    candidates = dict.fromkeys(name.rpartition(".")[2] for name in linear if name.startswith(inside))
+    reason = f"{kind} has no {missing[0]}" if missing else f"peft has no choice of its own for {kind}"
+    raise Unsuitable(f"strategy.target_modules: {reason}; choose from {', '.join(candidates)}")

@@ -8,16 +8,22 @@ class Selection:
     """How the half is chosen (paper section 3.2, A.3.3).
 
     `level` is `category`, `model` or `layer`. At the category level `attention`, `mlp` and `norm` say how many of a
-    layer's 4 attention matrices, 3 MLP matrices and 2 norms learn; a broken count holds on average over the layers
-    (1.5: one in a random half of them, two in the other half). `embeddings` is `train` or `freeze`, and speaks of all
-    that lies outside the layers: embedding, head and final norm.
+    layer's 4 attention matrices, 3 MLP matrices and 2 norms learn; a fractional count holds on average over the layers
+    (1.5: one in a random half of them, two in the other half), and so does one that a model's fused matrices cannot
+    give. Where a layer has more or fewer of a kind (two MLP matrices, four norms), as large a part of them learns.
+    `embeddings` is `train` or `freeze`, and speaks of all that lies outside the layers: embedding, head and final norm.
     """
 
     level: str = "category"
+    """Where the half is drawn: within each layer (`category`), over the whole `model`, or a whole `layer` in two."""
     attention: float = 2.0
+    """Attention matrices, of 4, that learn in a layer."""
     mlp: float = 1.5
+    """MLP matrices, of 3, that learn in a layer."""
     norm: float = 1.0
+    """Norms, of 2, that learn in a layer."""
     embeddings: str = "train"
+    """`train` or `freeze` what lies outside the layers: embedding, head, final norm."""
 
     def __post_init__(self) -> None:
         """Raise ValueError with one sentence that names the key."""

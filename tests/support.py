@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import ParamSpec
 
 import hydra
@@ -10,6 +12,7 @@ import pytest
 from omegaconf import DictConfig
 
 from trace_cl.config import CONF_DIR
+from trace_cl.strategies.base import Example
 
 P = ParamSpec("P")
 
@@ -49,3 +52,20 @@ def results(folder: Path) -> dict[str, bytes]:
     """The files that two runs of one configuration must share to the byte."""
     predictions = {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("predictions/*/*.jsonl")}
     return {"matrix": (folder / "matrix.csv").read_bytes(), **predictions}
+
+
+@dataclass
+class FakeTask:
+    """A task of twelve examples of made-up tokens."""
+
+    name: str
+    seed: int
+    epochs: int = 1
+    train: list[Example] = field(init=False)
+
+    def __post_init__(self) -> None:
+        draw = Random(self.seed)
+        self.train = [
+            Example([draw.randrange(1, 999) for _ in range(draw.randrange(2, 20))], [draw.randrange(1, 99)] * 3)
+            for _ in range(12)
+        ]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trace_cl.analysis.tables import COMPARED, MODELS, STRATEGIES, matrices
+from trace_cl.analysis.stored import STRATEGIES
+from trace_cl.analysis.tables import COMPARED, MODELS, matrices
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -54,7 +55,7 @@ def test_n_shows_the_commands_a_user_would_type() -> None:
     setting = "experiment=table33 seed=1,2 model=tiny"
     assert f"python -m trace_cl.launch.preflight {setting};" in shown
     assert f"python -m trace_cl -m {setting} hydra/launcher=joblib hydra.launcher.n_jobs=2;" in shown
-    assert "python -m trace_cl.tables 33 --model tiny " in shown
+    assert "python -m trace_cl.tables 33 --model tiny --tried " in shown
     assert "joblib" not in make("-n", "table33").stdout
 
 
@@ -74,7 +75,7 @@ def test_the_table_is_rendered_whatever_happens(able: int, run: int, started: bo
     assert log.read_text().splitlines() == [
         f"-m trace_cl.launch.preflight {setting}",
         *([f"-m trace_cl -m {setting}"] if started else []),
-        "-m trace_cl.tables 33 --model tiny",
+        "-m trace_cl.tables 33 --model tiny --tried",
     ]
 
 

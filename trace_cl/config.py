@@ -32,30 +32,39 @@ class TaskConfig:
     """
 
     epochs: int = MISSING
+    """Times that its training examples are gone through in its round."""
     metric: str = MISSING
+    """How its answers are scored: a name of `metrics.METRICS`."""
     answer_tokens: int = MISSING
+    """Tokens generated at most: a longer answer could not score otherwise."""
 
 
 @dataclass
 class BenchmarkConfig:
-    """The tasks, in the order they are learned, and where their examples come from.
-
-    `source` is `files` (`root` holds a folder a task) or `generated` (by the function that `generator` names, dotted).
-    `instructions` is the general instruction set that Replay learns from; `null`: there is none. `counts` are the
-    numbers of training examples, by task and instruction set, by which a dry run plans where the files are missing.
-    """
+    """The tasks, in the order they are learned, and where their examples come from."""
 
     name: str = MISSING
+    """Its name in paths and tables."""
     source: str = "files"
+    """Where its examples come from: `files` or `generated`."""
     root: str | None = None
+    """The folder of its files, `ROOT/TASK/{train,eval,test}.json`."""
     generator: str | None = None
+    """The function that generates them, dotted."""
     order: list[str] = MISSING
+    """The tasks, in the order they are learned; any part of `benchmark.tasks`."""
     tasks: dict[str, TaskConfig] = MISSING
+    """The tasks that there are."""
     instructions: str | None = None
+    """The general instruction set, for strategies that learn from it; `null`: there is none."""
     counts: dict[str, int] = field(default_factory=dict)
+    """Training examples by task and instruction set, by which a dry run plans where the files are missing."""
     max_train: int | None = None
+    """Training examples of each task at most, the first ones; `null`: all."""
     max_test: int | None = None
+    """Scored examples of each task at most, the first ones; `null`: all."""
     drop_leaked: bool = False
+    """Leave out scored examples whose prompt stands in the task's training set too."""
 
 
 @dataclass
@@ -66,12 +75,19 @@ class ModelConfig:
     """
 
     name: str = MISSING
+    """Its name in paths and tables."""
     source: str | None = None
+    """Where it comes from: a name on the Hugging Face hub; `null`: from `path` alone."""
     path: str | None = None
+    """A folder in Hugging Face layout to load instead of `source`."""
     architecture: dict[str, Any] | None = None
+    """Its `config.json`'s sizes, so that a dry run needs no weights."""
     learning_rate: float = MISSING
+    """The learning rate of its own weights."""
     adapter_learning_rate: float | None = None
+    """The learning rate of an adapter trained in their stead."""
     dtype: str | None = None
+    """What weights are held in and computed with: `bf16`, `fp32`; `null`: bf16 on a GPU, else fp32."""
 
 
 @dataclass
@@ -79,14 +95,23 @@ class TrainingConfig:
     """The protocol of DESIGN section 6. `tokens_per_batch` bounds a micro-batch: it changes speed, not results."""
 
     global_batch: int = 128
+    """Examples in an optimizer step, over all devices."""
     learning_rate: float = II("model.learning_rate")
+    """AdamW's, the same in every step."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
     eps: float = 1e-8
+    """AdamW's."""
     weight_decay: float = 0.0
+    """AdamW's."""
     clip_norm: float = 1.0
+    """The gradients' norm is clipped to this before each step."""
     prompt_tokens: int = 1024
+    """Tokens of a prompt at most, its last ones, where it is learned and where it is answered."""
     answer_tokens: int = 512
+    """Tokens of a learned answer at most, its first ones."""
     tokens_per_batch: int = 8192
+    """Tokens of a micro-batch on each device, padding counted."""
 
 
 @dataclass
@@ -98,11 +123,17 @@ class EngineConfig:
     """
 
     name: str = MISSING
+    """`torch`, `deepspeed`, or `auto`."""
     processes: Any = "auto"
+    """Devices of this machine that take part: `auto` (all of its GPUs) or a number."""
     zero_stage: int = 2
+    """What DeepSpeed deals out over the ranks: 0 nothing, 2 optimizer and gradients, 3 the weights too."""
     offload_optimizer: bool = False
+    """Keep the optimizer's state in main memory (stages 2 and 3)."""
     gather: bool | None = None
+    """Stage 3, between rounds: whether every rank gets a whole copy to answer with; `null`: where it fits."""
     gradient_checkpointing: bool = False
+    """Compute layers twice instead of keeping their activations."""
 
 
 @dataclass
@@ -110,8 +141,11 @@ class EvaluationConfig:
     """`split` is what is scored after each round; `zero_shot` scores the base model too."""
 
     split: str = "test"
+    """`test` or `eval`."""
     zero_shot: bool = True
+    """Whether to score the model before the first round too."""
     tokens_per_batch: int = 32768
+    """Tokens of a batch of prompts and their answers on each device."""
 
 
 @dataclass
@@ -119,6 +153,7 @@ class MetricsConfig:
     """`standard`, or `trace_compat` for figures made exactly as TRACE's own scorers make them."""
 
     variant: str = "standard"
+    """Which scores make the matrix: `standard`, or `trace_compat`, as TRACE's own code scores; both are recorded."""
 
 
 @dataclass
@@ -135,11 +170,17 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     hft: bool = False
+    """Half Fine-Tuning round the strategy; `selection` says how the half is chosen."""
     seed: int = 1
+    """Every random draw follows from it, the round and the step."""
     device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`."""
     checkpoints: str = "newest"
+    """`newest`: the last finished round's; `all`: every round's."""
     runs_dir: str = "runs"
+    """The folder that holds all runs."""
     dry_run: Any = False
+    """`true`: print the plan, and train nothing; `json`: print it as JSON, which a pipe gets in any case."""
 
 
 ConfigStore.instance().store(name="schema", node=Config)

@@ -11,6 +11,7 @@ from trace_cl.data.batches import within_budget
 from trace_cl.errors import UserError
 from trace_cl.metrics import VARIANTS, score_answers, score_corpus
 from trace_cl.records.predictions import Prediction
+from trace_cl.training.model import is_spread
 from trace_cl.training.ranks import Ranks
 
 
@@ -18,19 +19,20 @@ from trace_cl.training.ranks import Ranks
 class Generator:
     """What answers prompts: the model and how it is asked. `answer_tokens` is how long an answer can matter.
 
-    Where the weights are spread over ranks (`in_step_with`), each rank answers prompts of its own.
+    Each of the `ranks` answers prompts of its own; while the model's weights are spread over them, all in step.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     answer_tokens: int
     tokens_per_batch: int
-    in_step_with: Ranks | None = None
+    ranks: Ranks
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
         """Greedy answers, in the order of `prompts`."""
         length = self.answer_tokens if tokens is None else tokens
-        return generate(self.model, self.tokenizer, prompts, length, self.tokens_per_batch, self.in_step_with)
+        in_step_with = self.ranks if is_spread(self.model) else None
+        return generate(self.model, self.tokenizer, prompts, length, self.tokens_per_batch, in_step_with)
 
 
 def generate(

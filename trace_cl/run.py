@@ -31,7 +31,7 @@ from trace_cl.records import environment
 from trace_cl.records.journal import Journal
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
 from trace_cl.records.progress import Progress
-from trace_cl.strategies.base import Round, Strategy
+from trace_cl.strategies.base import Round, Strategy, Unsuitable
 from trace_cl.training import engines
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.layout import Layout
@@ -42,6 +42,13 @@ from trace_cl.training.ranks import Ranks, join
 def start(config: DictConfig) -> None:
     """One run, or the rest of one; every rank calls it. Raises UserError for what a user can mend, before anything is
     trained."""
+    try:
+        _start(config)
+    except Unsuitable as error:
+        raise UserError(f"model={config.model.name}: {error}") from error
+
+
+def _start(config: DictConfig) -> None:
     check(config)
     strategy = build_strategy(config)
     if only_planned(config):
@@ -55,7 +62,7 @@ def start(config: DictConfig) -> None:
             print(f"{journal.folder} is complete.\n{report.render(journal.matrix(), journal.tasks)}")
         return
     run = open_run(config, strategy, journal, ranks, ranks.device(device), dtype)
-    with journal.alone(), closing(run.progress):
+    with journal.lock(), closing(run.progress):
         run.logger.begin(journal.folder, as_dict(config), run.steps(run.trained))
         with closing(run.logger):
             run.go()
@@ -89,7 +96,7 @@ def open_run(
     torch.manual_seed(config.seed)
     rounds = benchmark.rounds(config.seed)
     model = strategy.build(
-        lambda folder: load_model(location if folder is None else str(folder), dtype), checkpoint, rounds
+        lambda folder: load_model(str(folder or location), dtype, config.model.source), checkpoint, rounds
     )
     if checkpoint is not None:
         strategy.restore(checkpoint)
@@ -109,8 +116,8 @@ def open_run(
         tokenizer=tokenizer,
         engine=engine,
         ranks=ranks,
-        trained=ranks.agree(journal.trained_rounds()),
-        rows=ranks.agree(journal.matrix()),
+        trained=ranks.broadcast(journal.trained_rounds()),
+        rows=ranks.broadcast(journal.matrix()),
     )
 
 
@@ -146,7 +153,7 @@ class Run:
 
     def go(self) -> None:
         """Every round that is not finished yet."""
-        if self.config.evaluation.zero_shot and self.ranks.agree(self.journal.read_round(0)) is None:
+        if self.config.evaluation.zero_shot and self.ranks.broadcast(self.journal.read_round(0)) is None:
             untouched = self.evaluate(0, self.benchmark.tasks)
             self.journal.write_round(0, untouched)
             self.logger.log("round", 0, score_curves(untouched["scores"][self.config.metrics.variant]))
@@ -199,7 +206,7 @@ class Run:
             self.tokenizer,
             task.answer_tokens,
             self.config.evaluation.tokens_per_batch,
-            in_step_with=self.ranks if self.engine.partitioned else None,
+            self.ranks,
         )
 
     def take_steps(self, round: Round, learner: RoundLearner) -> float:
@@ -268,6 +275,7 @@ class Run:
                 [task.questions[i] for i in mine],
             )
             predictions = sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
+            self.journal.write_prompts(task.name, task.indices, task.questions)
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
                 scores.setdefault(variant, {})[task.name] = figure
@@ -278,7 +286,8 @@ class Run:
         """summary.json, report.md and its pictures as the finished rounds have it; the newest round's to the logger."""
         variant, rows = self.config.metrics.variant, self.rows
         records = [self.journal.read_round(t) or {} for t in range(len(rows) + 1)]
-        op, bwt = report.figures(rows)
+        untrained = [record["round"] for record in records[1:] if not record["phases"]]
+        figures = report.figures(rows, untrained)
         summary = {
             "complete": len(rows) == len(self.rounds),
             "benchmark": self.config.benchmark.name,
@@ -287,8 +296,8 @@ class Run:
             "seed": self.config.seed,
             "variant": variant,
             "tasks": list(self.journal.tasks),
-            "OP": op,
-            "BWT": bwt,
+            **figures,
+            "untrained_rounds": untrained,
             "zero_shot": records[0].get("scores", {}).get(variant, {}),
             "seconds": {
                 "training": to_ms(sum(r["seconds"] for r in records[1:])),
@@ -296,7 +305,8 @@ class Run:
             },
         }
         newest = dict(zip(self.journal.tasks, rows[-1], strict=False))
-        self.logger.log("round", len(rows), {**score_curves(newest), "OP": op[-1], "BWT": bwt[-1]})
+        defined = {name: values[-1] for name, values in figures.items() if values[-1] is not None}
+        self.logger.log("round", len(rows), {**score_curves(newest), **defined})
         self.journal.write_summary(summary)
         report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
 

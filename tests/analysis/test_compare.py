@@ -118,12 +118,22 @@ def test_two_runs_by_hand(tmp_path: Path) -> None:
     assert table == [["seqft/seed1", "35.0", "", "-25.0"], ["seqft+hft/seed1", "50.0", "+15.0", "0.0", "+25.0"]]
     assert "| hft | False | True |" in lines
     assert not any("runs_dir" in line or "| seed |" in line for line in lines)
-    assert lines[-4:] == [
+    assert lines[-5:] == [
         "| a | -25.0 | +25.0 |",
         "| b |  | +5.0 |",
         "| OP | -25.0 | +15.0 |",
         "| BWT | +0.0 | +25.0 |",
+        "| learned | -25.0 | -10.0 |",
     ]
+
+
+def test_where_a_round_trained_nothing_there_is_no_bwt(tmp_path: Path) -> None:
+    first, second = stored(tmp_path / "one", FIRST), stored(tmp_path / "two", SECOND)
+    (second / "summary.json").write_text('{"untrained_rounds": [1]}')
+    lines = compare([first, second]).splitlines()
+    [line] = [line for line in lines if "two |" in line and line.count("|") == 6]
+    assert line.endswith("| – | – |")
+    assert lines[-2:] == ["| BWT | – | – |", "| learned | – | – |"]
 
 
 def test_a_pair_that_differs_evenly_has_a_gain_without_width(tmp_path: Path) -> None:
@@ -141,7 +151,7 @@ def test_an_unfinished_run_is_compared_after_the_last_common_round(tmp_path: Pat
     text = compare([first, second])
     assert "/two is unfinished: 1 of 2 rounds. All is compared after round 1." in text
     assert "## OP and BWT after round 1" in text
-    assert "| BWT | +0.0 |\n" in text + "\n"
+    assert "| BWT | +0.0 |\n" in text
 
 
 def test_a_real_run_is_compared_as_its_summary_says(run: Callable[..., Path]) -> None:

@@ -67,7 +67,7 @@ def page_of(runs: Path, *arguments: str) -> Page:
 
 
 def one_decimal(values: list[float]) -> list[str]:
-    return [f"{value:.1f}" for value in values]
+    return [f"{value:z.1f}" for value in values]
 
 
 def write_run(folder: Path, answers: dict[int, list[str]], rounds: int = 2) -> None:
@@ -88,10 +88,11 @@ def test_a_real_run_stands_there_with_every_figure_and_every_answer(run: Callabl
     page = page_of(folder.parents[3])
     name = "trace/tiny/seqft/seed1"
     summary = json.loads((folder / "summary.json").read_text())
-    header, *tasks, op, bwt = page.runs[name]
+    header, *tasks, op, bwt, learned = page.runs[name]
     assert header[1:] == ["0", "1", "2", "3"]
     assert op == ["OP", "", *one_decimal(summary["OP"])]
     assert bwt == ["BWT", "", *one_decimal(summary["BWT"])]
+    assert learned == ["learned", "", *one_decimal(summary["learned"])]
     matrix = [line.split(",")[1:] for line in (folder / "matrix.csv").read_text().splitlines()[1:]]
     for i, (row, task) in enumerate(zip(tasks, summary["tasks"], strict=True)):
         column = [line[i] for line in matrix]
@@ -115,9 +116,12 @@ def test_the_published_runs_are_there_and_marked(tmp_path: Path) -> None:
     assert len(folders) == 19
     for folder in folders:
         summary = json.loads((folder / "summary.json").read_text())
-        *_, op, bwt = page.runs[f"trace/{folder.parent.name}/{folder.name}/published"]
-        assert [float(text) for text in op[1:]] == pytest.approx(summary["OP"], abs=0.051)
-        assert [float(text) for text in bwt[1:]] == pytest.approx(summary["BWT"], abs=0.051)
+        *_, op, bwt, learned = page.runs[f"trace/{folder.parent.name}/{folder.name}/published"]
+        assert op[1:] == one_decimal(summary["printed"]["OP"])
+        assert bwt[-1] == f"{summary['printed']['BWT']:.1f}"
+        assert [float(text.removesuffix("†")) for text in bwt[1:]] == pytest.approx(summary["BWT"], abs=0.051)
+        assert all(text.endswith("†") for text in bwt[1:-1]), "the paper prints the last one"
+        assert all(text.endswith("†") for text in learned[1:]), "the paper does not print it"
         assert summary["source"] in page.text
     assert page.text.index("llama2-chat-7b on trace") < page.text.index("llama2-chat-13b on trace")
 
@@ -189,6 +193,22 @@ def test_only_so_many_answers_of_a_cell(tmp_path: Path) -> None:
     }
 
 
+def test_prompts_are_there_once_for_all_runs(tmp_path: Path) -> None:
+    folders = [tmp_path / "embedded" / "tiny" / "gem" / f"seed{seed}" for seed in (1, 2)]
+    for folder in folders:
+        write_run(folder, {1: HOSTILE, 2: HOSTILE})
+        journal = Journal(folder, ["a", "b"])
+        for text in ("What is {}? ", "something else, too late "):
+            journal.write_prompts("a", range(7, 7 + len(HOSTILE)), [text + line for line in HOSTILE])
+    page = page_of(tmp_path)
+    prompts = json.loads(page.answers["prompts"])
+    assert prompts == ["What is {}? " + text for text in HOSTILE]
+    for folder in folders:
+        a, b = json.loads(page.answers[f"embedded/tiny/gem/{folder.name}"])["tasks"]
+        assert a["prompt"] == list(range(len(HOSTILE)))
+        assert "prompt" not in b, "as in runs that kept none"
+
+
 def test_answers_that_were_thrown_away_leave_the_matrix(tmp_path: Path) -> None:
     folder = tmp_path / "embedded" / "tiny" / "gem" / "seed1"
     write_run(folder, {1: ["x"], 2: ["x"]})
@@ -215,7 +235,7 @@ def test_a_figure_can_be_read_on_its_colour(score: float) -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(None, "there is no folder"), ("{", "is damaged")],
+    [(None, "there is no folder"), ("{", "gem/seed1/summary.json is damaged")],
 )
 def test_what_cannot_be_read_is_one_sentence(
     content: str | None, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

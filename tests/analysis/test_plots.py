@@ -8,16 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Picture
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
-from trace_cl.analysis.plots import KNOWN, WIDTHS, Method, curves, gather, heatmap, image, main, op_bwt, styles
+from trace_cl.analysis.plots import PAPER, WIDTHS, Method, bulk, curves, gather, heatmap, image, main, op_bwt, styles
+from trace_cl.analysis.stored import StoredRun, find_published
 from trace_cl.records.files import PUBLISHED, read_matrix
 
-PAPER = sorted((PUBLISHED / "llama2-chat-7b").iterdir())
+PUBLISHED_RUNS = find_published("llama2-chat-7b")
 
 
 def matrix(*rows: list[float]) -> pd.DataFrame:
@@ -35,9 +36,9 @@ def points(line: Line2D) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in np.asarray(line.get_xydata())]
 
 
-def drawn_lines(figure: Figure) -> list[list[tuple[float, float]]]:
-    """The points of every line, panel by panel, without the shift that keeps methods apart."""
-    return [[(round(x), y) for x, y in points(line)] for axes in figure.axes for line in axes.lines]
+def drawn_lines(picture: Picture) -> list[list[tuple[float, float]]]:
+    """The points of every line, panel by panel."""
+    return [points(line) for axes in picture.axes for line in axes.lines]
 
 
 def test_curves_are_the_means_over_seeds_and_the_spread() -> None:
@@ -66,38 +67,67 @@ def test_op_bwt_has_a_point_a_seed_and_hollow_ones_for_the_paper() -> None:
     assert ours.get_markerfacecolor() == paper.get_markeredgecolor() == "#000000"
 
 
+def test_a_point_far_from_all_others_stands_at_the_edge_and_its_figures_below() -> None:
+    [axes] = (picture := op_bwt(gather(PUBLISHED_RUNS))).axes
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert (right - left, top - bottom) < (20, 15), "LoraSeqFT's BWT of -45.2 and OP of 6.4 do not stretch the axes"
+    drawn = {point for line in axes.lines for point in points(line)}
+    truth = {(run.figures["BWT"][-1], run.figures["OP"][-1]) for run in PUBLISHED_RUNS}
+    assert len(drawn) == len(truth) == len(PUBLISHED_RUNS)
+    [(x, y)] = drawn - truth
+    assert left < x < left + 0.05 * (right - left)
+    assert bottom < y < bottom + 0.05 * (top - bottom)
+    [arrow] = [text for text in axes.texts if getattr(text, "arrow_patch", None)]
+    assert arrow.get_position()[0] < 0 > arrow.get_position()[1], "down and to the left"
+    assert picture.get_supxlabel() == "Beyond the axes (arrow):\nlora_seqft (published): OP 6.4, BWT -45.2"
+
+
+def test_only_what_is_far_from_most_is_left_beyond_the_axes() -> None:
+    close = [[x, 50.0] for x in (-4, -3, -2, -1, 0, 1, 2)]
+    assert bulk(np.array([*close, [-60, 50]])).tolist() == [[-4.5, 49.5], [2.5, 50.5]]
+    assert bulk(np.array([*close, [-60, 50], [-50, 50]])).tolist() == [[-60.5, 49.5], [2.5, 50.5]], (
+        "two of nine are many"
+    )
+    assert bulk(np.array([[-20.0, 50.0], [0.0, 60.0]])).tolist() == [[-20.5, 49.5], [0.5, 60.5]]
+
+
 def test_the_heatmap_shows_every_score_of_an_unfinished_run() -> None:
-    axes = heatmap(matrix([80], [60, 90])).axes[0]
+    axes = heatmap(matrix([80], [12.5, 90])).axes[0]
     shown = {text.get_position(): text.get_text() for text in axes.texts}
-    assert shown == {(0, 0): "80", (0, 1): "60", (1, 1): "90"}
+    assert shown == {(0, 0): "80.0", (1, 0): "12.5", (1, 1): "90.0"}, "x is the round, y the task, as in the tables"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["1: a", "2: b", "3: c"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "3"]
     [shades] = axes.images
     values: NDArray[np.float64] = np.ma.filled(np.ma.asarray(shades.get_array()), np.nan)
-    assert values == pytest.approx(np.array([[80, np.nan, np.nan], [60, 90, np.nan], [np.nan] * 3]), nan_ok=True)
+    assert values == pytest.approx(np.array([[80, 12.5, np.nan], [np.nan, 90, np.nan], [np.nan] * 3]), nan_ok=True)
 
 
 def test_methods_are_told_apart_without_colour() -> None:
-    methods = [*gather(PAPER), Method("another", [ONE]), Method("another+hft", [ONE])]
+    methods = [*gather(PUBLISHED_RUNS), Method("another", [ONE]), Method("another+hft", [ONE])]
     markers = [style["marker"] for style in styles(methods)]
     assert len(set(markers)) == len(methods) == 14
-    luminances = [np.dot([0.299, 0.587, 0.114], to_rgb(style["color"])) for style in styles(gather(PAPER)[:7])]
+    paper = [method for method in methods if method.name in PAPER]
+    assert len(paper) == 7
+    luminances = [np.dot([0.299, 0.587, 0.114], to_rgb(style["color"])) for style in styles(paper)]
     families = sorted({round(luminance, 3) for luminance in luminances})
     assert len(families) == 4, "two methods with HFT and without share a colour"
     assert min(lighter - darker for darker, lighter in pairwise(families)) > 0.1
 
 
 def test_a_method_looks_the_same_in_every_picture() -> None:
-    everywhere = styles(gather(PAPER))
-    alone = [styles([method])[0] for method in gather(PAPER)[: len(KNOWN)]]
-    assert alone == everywhere[: len(KNOWN)]
+    methods = gather(PUBLISHED_RUNS)
+    everywhere = dict(zip([method.name for method in methods], styles(methods), strict=True))
+    alone = {method.name: styles([method])[0] for method in methods if method.name in PAPER}
+    assert alone == {name: everywhere[name] for name in PAPER}
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize("picture", ["heatmap", "curves", "op_bwt"])
 def test_print(picture: str, width: float) -> None:
     """The column's width, nothing cut off, no letter below 5 points, no legend on the data."""
-    methods = gather(PAPER)
+    methods = gather(PUBLISHED_RUNS)
     if picture == "heatmap":
-        figure = heatmap(read_matrix(PAPER[-1] / "matrix.csv"), "seqft+hft: OP 51.3, BWT -5.6", width)
+        figure = heatmap(PUBLISHED_RUNS[1].matrix, "seqft+hft: OP 51.3, BWT -5.6", width)
     else:
         figure = {"curves": curves, "op_bwt": op_bwt}[picture](methods, width)
     with Image.open(io.BytesIO(image(figure))) as file:
@@ -144,7 +174,8 @@ def test_runs_and_published_ones_are_gathered_by_method(tmp_path: Path) -> None:
     paper = [PUBLISHED / "llama2-chat-7b" / method for method in ("gem", "seqft")]
     scores = read_matrix(paper[0] / "matrix.csv")
     seeds = [stored(tmp_path / "tiny" / "gem" / f"seed{seed}", scores) for seed in (1, 2)]
-    gathered = [(method.name, method.published, len(method.matrices)) for method in gather([*paper, *seeds])]
+    runs = [StoredRun.at(folder) for folder in (*paper, *seeds)]
+    gathered = [(method.name, method.published, len(method.matrices)) for method in gather(runs)]
     assert gathered == [("gem", False, 2), ("seqft", True, 1), ("gem", True, 1)]
 
 
@@ -154,14 +185,41 @@ def test_the_papers_runs_need_no_others(tmp_path: Path) -> None:
     assert (tmp_path / "op_bwt.png").exists()
 
 
+@pytest.mark.parametrize("picture", ["curves", "op_bwt"])
+def test_published_runs_of_other_tasks_are_left_out(
+    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(tmp_path / "embedded" / "tiny" / "gem" / "seed1")
+    where = ["--runs", str(tmp_path), "--out", str(tmp_path / "plots")]
+    assert main([picture, "--published", *where]) == 0
+    with_published = (tmp_path / "plots" / f"{picture}.png").read_bytes()
+    error = capsys.readouterr().err
+    assert error.startswith("published, but of other tasks, left out: seqft, seqft+hft, ")
+    assert error.count("\n") == 1
+    assert main([picture, *where]) == 0
+    assert (tmp_path / "plots" / f"{picture}.png").read_bytes() == with_published
+
+
+def test_a_run_without_a_bwt_has_curves_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stored(tmp_path / "embedded" / "tiny" / "joint" / "seed1")
+    (folder / "summary.json").write_text('{"untrained_rounds": [1, 2]}')
+    where = ["--runs", str(tmp_path), "--out", str(tmp_path)]
+    assert main(["curves", *where]) == 0
+    capsys.readouterr()
+    assert main(["op_bwt", *where]) == 2
+    said, error = capsys.readouterr().err.splitlines()
+    assert said == f"BWT is undefined, as a round trained nothing, left out: {folder}"
+    assert error.startswith("error: none of these runs has a BWT")
+
+
 def test_what_cannot_be_drawn_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = stored(tmp_path / "tiny" / "gem" / "seed1")
     other_model = stored(tmp_path / "qwen" / "gem" / "seed1")
     other_tasks = stored(tmp_path / "tiny" / "gem" / "seed2", ONE.rename(columns={"c": "d"}))
     unfinished = stored(tmp_path / "tiny" / "gem" / "seed3", ONE[:1])
     for runs, sentence in (
-        ([tmp_path], "is no run with a finished round: it holds no matrix.csv"),
-        ([one, other_model], f"does not lie in {tmp_path / 'tiny'} like those before it: draw them apart"),
+        ([tmp_path], "name folders such as runs/embedded/tiny/seqft/seed1"),
+        ([one, other_model], f"{one} of tiny on {tmp_path.name}: draw them apart"),
         ([one, other_tasks], "have not the same tasks: draw them apart"),
         ([unfinished], "none of these runs is finished: only heatmaps can be drawn of them"),
         ([], f"there is no run under {tmp_path / 'embedded' / 'tiny'}: start one with python -m trace_cl"),

@@ -28,6 +28,14 @@ def test_several_seeds_are_mean_and_standard_deviation(tmp_path: Path, capsys: p
     assert printed.err == f"not finished, left out: {runs / 'replay' / 'seed1'}\n"
 
 
+def test_an_undefined_figure_is_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    joint = tmp_path / "embedded" / "tiny" / "joint" / "seed1"
+    matrix(joint, "1,10,", "2,70,60")
+    (joint / "summary.json").write_text('{"untrained_rounds": [1]}')
+    assert main(["--runs", str(tmp_path)]) == 0
+    assert "| joint | 1 | 65.0 | – | – |" in capsys.readouterr().out
+
+
 def test_nothing_finished_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--runs", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: no finished run under")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trace_cl.metrics import backward_transfer, overall_performance
+from trace_cl.metrics import FIGURES, backward_transfer, figures, learned, overall_performance
 from trace_cl.metrics.matrix import Matrix
 
 ROWS = [[80.0, None, None], [50.0, 90.0, None], [20.0, 60.0, 70.0]]
@@ -22,6 +22,24 @@ def test_worked_by_hand(S: Matrix) -> None:
     # Round 2 lost 30 on one of two tasks; round 3 has lost 60 and 30 on two of three.
     assert [backward_transfer(S, t) for t in (1, 2, 3)] == [0.0, -15.0, -30.0]
     assert (overall_performance(S), backward_transfer(S)) == (50.0, -30.0)
+    assert [learned(S, t) for t in (1, 2, 3)] == [80.0, 85.0, 80.0]
+
+
+def test_all_figures_after_every_finished_round() -> None:
+    assert figures([*ROWS[:2], [None, None, None]]) == {"OP": [80, 70], "BWT": [0, -15], "learned": [80, 85]}
+
+
+def test_from_a_round_that_trained_nothing_on_there_is_no_score_just_after_learning() -> None:
+    assert figures(ROWS, untrained=[2]) == {
+        "OP": [80, 70, 50],
+        "BWT": [0, None, None],
+        "learned": [80, None, None],
+    }
+    assert figures(ROWS, untrained=[3, 1])["BWT"] == [None, None, None]
+
+
+def test_names_are_unlike() -> None:
+    assert len({figure.name for figure in FIGURES}) == len(FIGURES)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +56,7 @@ def test_scores_above_the_diagonal_and_of_later_rounds_do_not_count() -> None:
     assert (overall_performance(S, 2), backward_transfer(S, 2)) == (70.0, -15.0)
 
 
-@pytest.mark.parametrize("figure", [overall_performance, backward_transfer])
+@pytest.mark.parametrize("figure", [overall_performance, backward_transfer, learned])
 @pytest.mark.parametrize(
     ("S", "t", "message"),
     [

@@ -37,7 +37,7 @@ def expected(folder: Path) -> Curves:
     ]
     for task in matrix:
         curves[f"score/{task}"] = [(0, summary["zero_shot"][task]), *read_scores(matrix[task])]
-    return curves | {name: list(enumerate(summary[name], start=1)) for name in ("OP", "BWT")}
+    return curves | {name: list(enumerate(summary[name], start=1)) for name in ("OP", "BWT", "learned")}
 
 
 def read_scores(column: pd.Series) -> list[tuple[int, float]]:
@@ -134,8 +134,8 @@ def test_wandb_writes_offline(run: Run) -> None:
                 if name not in ("step", "round") and not name.startswith("_"):
                     curves.setdefault(name, []).append((at, value))
     same(curves, expected(folder))
-    assert {name: axes[name] for name in ("train/*", "score/*", "OP", "BWT")} == {
-        "train/*": "step", "score/*": "round", "OP": "round", "BWT": "round",
+    assert {name: axes[name] for name in ("train/*", "score/*", "OP", "BWT", "learned")} == {
+        "train/*": "step", "score/*": "round", "OP": "round", "BWT": "round", "learned": "round",
     }  # fmt: skip
 
 

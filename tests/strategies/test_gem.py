@@ -5,12 +5,12 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import nnls
+from support import FakeTask
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedModel
 
@@ -105,16 +105,6 @@ def test_inner_products_add_up_to_those_of_the_flattened_gradients() -> None:
     torch.testing.assert_close(inner_products(gradients).sum(0), flat @ flat.T, rtol=1e-6, atol=1e-6)
 
 
-class FakeTask:
-    def __init__(self, name: str, seed: int) -> None:
-        draw = Random(seed)
-        self.name, self.epochs = name, 1
-        self.train = [
-            Example([draw.randrange(1, 999) for _ in range(draw.randrange(2, 20))], [draw.randrange(1, 99)] * 3)
-            for _ in range(12)
-        ]
-
-
 def reference_gradient(model: PreTrainedModel, examples: list[Example]) -> torch.Tensor:
     losses, tokens = [], 0
     for example in examples:
@@ -133,16 +123,16 @@ def test_steps_equal_plain_pytorch_that_flattens_everything(small_model: Path, f
     tasks = [FakeTask(name, seed) for seed, name in enumerate("abc")]
     strategy = GEM(memory_size=4, memory_batch=2, margin=0.5)
     for t in (1, 2):
-        strategy.begin_round(Round(3, tasks[:t], []), model)
-        strategy.end_round(Round(3, tasks[:t], []))
+        strategy.begin_round(Round(3, tasks[:t], []), Ledger({}))
+        strategy.end_round(Round(3, tasks[:t], []), Ledger({}))
     round = Round(3, tasks, [])
-    strategy.begin_round(round, model)
     if frozen:
         model.model.layers[0].requires_grad_(False)
     plain = copy.deepcopy(model)
     learning = [parameter for parameter in plain.parameters() if parameter.requires_grad]
 
     engine = TorchLearner(model, Optimization(learning_rate=1e-2), 4096)
+    strategy.begin_round(round, engine)
     optimizer = torch.optim.AdamW(learning, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
     projections = 0
     for step in range(6):
@@ -171,14 +161,14 @@ def test_steps_equal_plain_pytorch_that_flattens_everything(small_model: Path, f
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
-class Ledger:
+class Ledger(TorchLearner):
     """A learner whose gradients are made up: what a strategy does with them is all there is to see."""
 
     def __init__(self, *gradients: dict[str, torch.Tensor]) -> None:
         self.queue = list(gradients)
         self.taken, self.asked = self.queue.pop(0), 0
 
-    def backward(self, examples: Sequence[Any]) -> float:
+    def backward(self, examples: Sequence[Example]) -> float:
         self.taken = self.queue.pop(0)
         self.asked += 1
         return 0.0
@@ -189,51 +179,51 @@ class Ledger:
     def put_gradients(self, gradients: dict[str, torch.Tensor]) -> None:
         self.taken = gradients
 
-    def sum_over_ranks(self, table: torch.Tensor) -> torch.Tensor:
-        return table
+    def gather(self, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return parts
+
+    def scatter(self, whole: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return whole
 
 
-def test_tensor_by_tensor_touches_only_the_tensor_that_disagrees(small_model: Path) -> None:
-    model = LlamaForCausalLM.from_pretrained(small_model)
+def test_tensor_by_tensor_touches_only_the_tensor_that_disagrees() -> None:
     round = Round(1, [FakeTask("a", 0), FakeTask("b", 1)], [])
     gradient = {"x": torch.tensor([1.0, 0.0]), "y": torch.tensor([1.0, 1.0])}
     memory = {"x": torch.tensor([-1.0, 1.0]), "y": torch.tensor([1.0, 2.0])}
     for projection, x, y in (("tensor", [0.5, 0.5], [1.0, 1.0]), ("whole", [1.0, 0.0], [1.0, 1.0])):
         strategy = GEM(margin=0.0, eps=0.0, projection=projection)
         strategy.kept["a"] = [0, 1]
-        strategy.begin_round(round, model)
         ledger = Ledger({name: part.clone() for name, part in gradient.items()}, memory)
+        strategy.begin_round(round, ledger)
         told = strategy.adjust_gradients(round, ledger)
         assert told["projected"] == (projection == "tensor")
         torch.testing.assert_close(ledger.taken, {"x": torch.tensor(x), "y": torch.tensor(y)})
 
 
-def test_the_last_batch_of_a_task_is_remembered_by_its_gradient(small_model: Path, tmp_path: Path) -> None:
-    model = LlamaForCausalLM.from_pretrained(small_model)
+def test_the_last_batch_of_a_task_is_remembered_by_its_gradient(tmp_path: Path) -> None:
     strategy = GEM(margin=0.0, eps=0.0, memory="last_batch")
     tasks = [FakeTask("a", 0), FakeTask("b", 1)]
     first = Round(1, tasks[:1], [])
-    strategy.begin_round(first, model)
+    strategy.begin_round(first, Ledger({}))
     for value in (7.0, -1.0):
         strategy.adjust_gradients(first, Ledger({"x": torch.tensor([value, 1.0])}))
-    strategy.end_round(first)
+    strategy.end_round(first, Ledger({}))
     strategy.save(tmp_path)
     resumed = GEM(margin=0.0, eps=0.0, memory="last_batch")
     resumed.restore(tmp_path)
     for each in (strategy, resumed):
         second = Round(1, tasks, [])
-        each.begin_round(second, model)
         ledger = Ledger({"x": torch.tensor([1.0, 0.0])})
+        each.begin_round(second, ledger)
         assert each.adjust_gradients(second, ledger)["projected"]
         torch.testing.assert_close(ledger.taken["x"], torch.tensor([0.5, 0.5]))
 
 
-def test_refreshing_every_third_step_asks_for_memories_every_third_step(small_model: Path) -> None:
-    model = LlamaForCausalLM.from_pretrained(small_model)
+def test_refreshing_every_third_step_asks_for_memories_every_third_step() -> None:
     strategy = GEM(refresh_every=3, memory_dtype="bf16")
     strategy.kept["a"] = [0, 1, 2]
     round = Round(1, [FakeTask("a", 0), FakeTask("b", 1)], [])
-    strategy.begin_round(round, model)
+    strategy.begin_round(round, Ledger({}))
     ledger = Ledger(*[{"x": torch.tensor([1.0, 0.0])} for _ in range(4)])
     for _ in range(7):
         strategy.adjust_gradients(round, ledger)
@@ -246,7 +236,7 @@ def test_memories_are_drawn_from_the_seed_and_survive_a_restart(tmp_path: Path) 
     for seed in (1, 1, 2):
         strategy = GEM(memory_size=5)
         strategy.steps = strategy.projected = 0
-        kept.append(strategy.end_round(Round(seed, [FakeTask("a", 0)], []))["memory"])
+        kept.append(strategy.end_round(Round(seed, [FakeTask("a", 0)], []), Ledger({}))["memory"])
     assert kept[0] == kept[1] != kept[2]
     assert len(set(kept[0])) == 5
     strategy.save(tmp_path)

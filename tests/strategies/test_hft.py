@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, without_weights
 from support import compose
 from torch import nn
 from transformers import (
@@ -18,7 +19,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from trace_cl.strategies.hft import HalfFineTuningCallback, freeze, layers, select
+from trace_cl.strategies.base import Unsuitable
+from trace_cl.strategies.hft import HalfFineTuningCallback, freeze, select
+from trace_cl.strategies.layers import Block, decoder_layers, layers
 from trace_cl.strategies.selection import Selection
 from trace_cl.training.model import build_on_meta, trainable_share
 
@@ -38,6 +41,10 @@ def named(name: str) -> PreTrainedModel:
 
 def small(**sizes: Any) -> PreTrainedModel:
     return build_on_meta(LlamaConfig(**{**SIZES, **sizes}))
+
+
+def names(block: Block) -> set[str]:
+    return {module.name for module in block}
 
 
 def share(model: nn.Module, round: int, selection: Selection, seed: int = 1) -> float:
@@ -77,7 +84,7 @@ def test_counts_in_every_layer() -> None:
     for round in ROUNDS:
         frozen = set(select(model, round, 1, Selection()))
         counts = [
-            tuple(len(frozen & set(names)) for names in (layer.attention, layer.mlp, layer.norms))
+            tuple(len(frozen & names(block)) for block in (layer.attention, *layer.mlps, layer.norms))
             for layer in layers(model)
         ]
         assert {(attention, norms) for attention, _, norms in counts} == {(2, 1)}
@@ -103,7 +110,8 @@ def test_drawn_from_seed_and_round_alone() -> None:
 def test_every_module_learns_about_half_of_the_time() -> None:
     model = small()
     times = Counter(name for round in range(400) for name in select(model, round, 1, Selection()))
-    drawn = [name for layer in layers(model) for name in (*layer.attention, *layer.mlp, *layer.norms)]
+    drawn = [module.name for layer in layers(model) for module in (*layer.matrices, *layer.norms)]
+    assert len(drawn) == 4 * 9
     assert all(150 < times[name] < 250 for name in drawn)
 
 
@@ -152,21 +160,92 @@ def test_bias_and_qk_norm_go_with_their_matrix() -> None:
         model.requires_grad_(True)
         frozen = select(model, round, 1, Selection())
         freeze(model, frozen)
-        for layer in layers(model):
-            for name in layer.attention:
+        for path, layer in zip(decoder_layers(model), layers(model), strict=True):
+            for name in names(layer.attention):
                 assert model.get_parameter(f"{name}.bias").requires_grad == (name not in frozen)
             for letter in "qk":
-                attention = f"{layer.path}.self_attn"
+                attention = f"{path}.self_attn"
                 learns = model.get_parameter(f"{attention}.{letter}_norm.weight").requires_grad
                 assert learns == (f"{attention}.{letter}_proj" not in frozen)
                 seen.add(learns)
     assert seen == {True, False}
 
 
-def test_a_model_it_cannot_tell_apart_is_refused() -> None:
-    config = AutoConfig.for_model("gpt2", n_embd=8, n_layer=2, n_head=2, vocab_size=16)
-    with pytest.raises(ValueError, match="GPT2LMHeadModel has none"):
-        select(build_on_meta(config), 1, 1, Selection())
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_half_of_every_architecture(architecture: str) -> None:
+    """Exactly half of the layers' matrices, and half of the norms, each of them in about half of the rounds."""
+    model = without_weights(architecture)
+    assert {share(model, round, Selection()) for round in ROUNDS} == {0.5}
+    norms = {name for layer in layers(model) for name in names(layer.norms)}
+    assert len(norms) == {"gemma2": 16, "gemma3_text": 16, "cohere": 4}.get(architecture, 8)
+    drawn = norms | {name for layer in layers(model) for name in names(layer.matrices)}
+    times = Counter(name for round in range(200) for name in select(model, round, 1, Selection()))
+    assert times.keys() == drawn
+    assert all(70 < times[name] < 130 for name in drawn)
+    assert sum(times[name] for name in norms) == 200 * len(norms) / 2
+    for level in ("model", "layer"):
+        shares = [share(model, round, Selection(level=level)) for round in range(200)]
+        assert sum(shares) / 200 == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fused", "apart"),
+    [
+        ("phi3", "self_attn.qkv_proj", "self_attn.o_proj"),
+        ("phi3", "mlp.gate_up_proj", "mlp.down_proj"),
+        ("gpt_neox", "attention.query_key_value", "attention.dense"),
+        ("mixtral", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
+        ("qwen2_moe", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
+    ],
+)
+def test_of_fused_matrices_half_of_the_layers_learn_and_the_rest_in_the_others(
+    architecture: str, fused: str, apart: str
+) -> None:
+    model = without_weights(architecture)
+    for round in ROUNDS:
+        frozen = select(model, round, 1, Selection())
+        per_layer = [{name for name in (fused, apart) if f"{path}.{name}" in frozen} for path in decoder_layers(model)]
+        assert sorted(map(sorted, per_layer)) == sorted([[fused], [fused], [apart], [apart]])
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen2_moe"])
+def test_a_router_learns_in_half_of_the_layers(architecture: str) -> None:
+    model = without_weights(architecture)
+    for round in ROUNDS:
+        frozen = select(model, round, 1, Selection())
+        assert sum(name.endswith("mlp.gate") for name in frozen) == 2
+
+
+def test_an_mlp_of_two_matrices_learns_in_the_same_proportion() -> None:
+    model = without_weights("opt")
+    for mlp, learning in ((3, 2), (1.5, 1), (0, 0)):
+        frozen = select(model, 1, 1, Selection(mlp=mlp))
+        assert all(len({f"{path}.fc1", f"{path}.fc2"} - set(frozen)) == learning for path in decoder_layers(model))
+
+
+def test_half_of_each_kind_of_layer_where_layers_differ() -> None:
+    """The first two have one MLP, the other four are mixtures of experts."""
+    model = without_weights("qwen2_moe", num_hidden_layers=6, mlp_only_layers=[0, 1])
+    assert [len(layer.mlps) for layer in layers(model)] == [1, 1, 4, 4, 4, 4]
+    assert {share(model, round, Selection()) for round in ROUNDS} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes", "unknown"),
+    [
+        ("gpt2", {"n_embd": 8, "n_layer": 2, "n_head": 2}, r"GPT2LMHeadModel apart \(attn.c_attn is none it knows\)"),
+        ("deepseek_v3", {"first_k_dense_replace": 9}, r"DeepseekV3ForCausalLM apart \(self_attn.q_a_proj "),
+        ("mamba", {}, r"MambaForCausalLM apart \(mixer.A_log"),
+    ],
+)
+def test_a_model_it_cannot_tell_apart_is_refused(architecture: str, sizes: dict[str, Any], unknown: str) -> None:
+    with pytest.raises(Unsuitable, match=f"^HFT cannot tell the matrices in a layer of {unknown}.*: set hft=false$"):
+        select(without_weights(architecture, **sizes), 1, 1, Selection())
+
+
+def test_what_has_no_layers_is_refused() -> None:
+    with pytest.raises(Unsuitable, match="Linear has no transformer layers"):
+        select(nn.Linear(2, 2), 1, 1, Selection())
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_two_processes_do_not_write_the_same_run(run: Run) -> None:
     folder = run()
     (folder / "matrix.csv").unlink()
     other = Journal(folder, TASKS)
-    with other.alone(), pytest.raises(UserError, match="is being run by another process"):
+    with other.lock(), pytest.raises(UserError, match="is being run by another process"):
         run()
 
 

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import PeftModel
 from support import Killed, compose, results
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trace_cl import run as runner
 from trace_cl.build import build_strategy
@@ -30,6 +30,11 @@ METHODS = [
     ("replay", ("strategy=replay", "strategy.ratio=0.5")),
     ("replay+hft", ("strategy=replay", "hft=true", "strategy.mix=together")),
     ("lora_seqft", ("strategy=lora_seqft",)),
+    ("ewc", ("strategy=ewc", "strategy.strength=10")),
+    ("ewc+hft", ("strategy=ewc", "strategy.strength=10", "hft=true")),
+    ("lwf+hft", ("strategy=lwf", "hft=true")),
+    ("progressive_prompts", ("strategy=progressive_prompts", "strategy.prompt_tokens=3")),
+    ("joint", ("strategy=joint",)),
 ]
 
 
@@ -59,6 +64,15 @@ def test_replay_of_nothing_is_seqft_bit_for_bit(run: Run) -> None:
     replay = run("strategy=replay", "strategy.ratio=0", "strategy.instructions=false", method="replay")
     assert results(plain) == results(replay)
     weights = [(folder / "checkpoint" / "model.safetensors").read_bytes() for folder in (plain, replay)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("strategy", ["ewc", "lwf"])
+def test_a_strength_of_nothing_is_seqft_bit_for_bit(run: Run, strategy: str) -> None:
+    plain = run()
+    other = run(f"strategy={strategy}", "strategy.strength=0", method=strategy)
+    assert results(plain) == results(other)
+    weights = [(folder / "checkpoint" / "model.safetensors").read_bytes() for folder in (plain, other)]
     assert weights[0] == weights[1]
 
 
@@ -122,7 +136,10 @@ def test_lora_leaves_the_backbone_alone_and_its_adapter_loads_with_peft(
     assert all(torch.equal(before[name], backbone[name]) for name in before)
     assert any(value.abs().max() > 0 for name, value in trained.items() if "lora_B" in name)
 
-    loaded = AutoPeftModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    named = json.loads((checkpoint / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == compose().model.source, "what others know the base by, not where it lies on this machine"
+    base = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float32)
+    loaded = cast(PreTrainedModel, PeftModel.from_pretrained(base, str(checkpoint)).eval())
     tokenizer = load_tokenizer(str(checkpoint))
     rows = json.loads((small_root / "MeetingBank" / "test.json").read_text())
     prompts = [Encoder(tokenizer, 1024, 512).prompt(row["prompt"]) for row in rows]

@@ -15,22 +15,19 @@ interval comes out narrower by √((n−1)/n), which is 1% at 50.
 """
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
-from trace_cl.analysis.report import CONVENTION, markdown, table
+from trace_cl.analysis.stored import StoredRun
+from trace_cl.analysis.text import UNDEFINED, legend, markdown, table
 from trace_cl.errors import UserError
-from trace_cl.records.files import flatten, is_free, read_matrix
+from trace_cl.records.files import is_free
 
 Floats = NDArray[np.float64]
 
@@ -41,57 +38,26 @@ BLOCK = 1_000
 """Draws made at once: memory for this many times a task's examples."""
 
 
-@dataclass(frozen=True)
-class StoredRun:
-    """What a run left behind: its flat configuration and its matrix (rounds × tasks, NaN above the diagonal)."""
+def kind(run: StoredRun) -> dict[str, object]:
+    """What two runs must share to be compared."""
+    return {
+        "benchmarks": run.config.get("benchmark.name"),
+        "tasks": " ".join(run.tasks),
+        "variants of the metrics": run.config.get("metrics.variant"),
+    }
 
-    folder: Path
-    config: Mapping[str, Any]
-    matrix: pd.DataFrame
 
-    @classmethod
-    def at(cls, folder: Path) -> "StoredRun":
-        """Raises UserError for a folder that holds no run with a finished round and its predictions."""
-        if not (folder / "matrix.csv").exists():
-            raise UserError(
-                f"{folder} is no run with a finished round: it holds no matrix.csv; name folders such as "
-                "runs/embedded/tiny/seqft/seed1"
-            )
-        for name in ("predictions", "config.yaml"):
-            if not (folder / name).exists():
-                raise UserError(
-                    f"{folder} holds no {name}, as published runs do not: a comparison needs every example's score"
-                )
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        assert isinstance(config, dict)
-        flat = dict(flatten({str(key): value for key, value in config.items()}))
-        return cls(folder, flat, read_matrix(folder / "matrix.csv"))
+def examples(run: StoredRun, round: int, task: str) -> tuple[list[tuple[int, str]], Floats]:
+    """The test examples of a task (index and reference), and what each scored after the round (0 to 100).
 
-    @property
-    def tasks(self) -> list[str]:
-        """The tasks' names in order."""
-        return list(self.matrix.columns)
-
-    def kind(self) -> dict[str, object]:
-        """What two runs must share to be compared."""
-        return {
-            "benchmarks": self.config["benchmark.name"],
-            "tasks": " ".join(self.tasks),
-            "variants of the metrics": self.config["metrics.variant"],
-        }
-
-    def rows(self, rounds: int) -> list[list[float]]:
-        """The first rounds of the matrix, round t with t scores."""
-        return [list(row[: t + 1]) for t, row in enumerate(self.matrix.to_numpy()[:rounds])]
-
-    def examples(self, round: int, task: str) -> tuple[list[tuple[int, str]], Floats]:
-        """The test examples of a task (index and reference), and what each scored after the round (0 to 100)."""
-        path = self.folder / "predictions" / f"round{round}" / f"{task}.jsonl"
-        if not path.exists():
-            raise UserError(f"{path} is missing: a comparison needs every example's score")
-        with path.open(encoding="utf-8") as file:  # not splitlines(), which breaks an answer at U+2028
-            lines = [json.loads(line) for line in file]
-        return [(line["index"], line["reference"]) for line in lines], np.array([line["score"] for line in lines])
+    Raises UserError where they were not kept.
+    """
+    lines = run.predictions(round, task)
+    if not lines:
+        raise UserError(
+            f"{run.folder}/predictions/round{round}/{task}.jsonl is missing: a comparison needs every example's score"
+        )
+    return [(line["index"], line["reference"]) for line in lines], np.array([line["score"] for line in lines])
 
 
 def read_runs(folders: Sequence[Path]) -> list[StoredRun]:
@@ -99,18 +65,24 @@ def read_runs(folders: Sequence[Path]) -> list[StoredRun]:
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         raise UserError("name two or more different runs")
     first, *others = runs = [StoredRun.at(folder) for folder in folders]
+    for run in runs:
+        for name in ("predictions", "config.yaml"):
+            if not (run.folder / name).exists():
+                raise UserError(
+                    f"{run.folder} holds no {name}, as published runs do not: a comparison needs every example's score"
+                )
     for run in others:
-        for what, value in run.kind().items():
-            if value != first.kind()[what]:
+        for what, value in kind(run).items():
+            if value != kind(first)[what]:
                 raise UserError(
                     f"{run.folder} and {first.folder} cannot be compared: their {what} differ "
-                    f"({value}, {first.kind()[what]})"
+                    f"({value}, {kind(first)[what]})"
                 )
     return runs
 
 
 def contributions(runs: Sequence[StoredRun], rounds: int) -> list[Floats]:
-    """For each task what each of its examples adds to the figures: n × runs × 2.
+    """For each task what each of its examples adds to OP and BWT: n × runs × 2.
 
     The first of the two is the example's score after the last round, the second what that is above its score after the
     task's own round. Their means over the examples, then over the tasks, are OP and BWT. Raises UserError where the
@@ -118,13 +90,13 @@ def contributions(runs: Sequence[StoredRun], rounds: int) -> list[Floats]:
     """
     tasks = []
     for number, task in enumerate(runs[0].tasks[:rounds], start=1):
-        examples, _ = runs[0].examples(rounds, task)
+        expected, _ = examples(runs[0], rounds, task)
         columns = []
         for run in runs:
             scores = {}
             for round in (number, rounds):
-                here, scores[round] = run.examples(round, task)
-                if here != examples:
+                here, scores[round] = examples(run, round, task)
+                if here != expected:
                     raise UserError(
                         f"{run.folder} was scored on other test examples of {task} in round {round} than "
                         f"{runs[0].folder} in round {rounds}: there is nothing to pair"
@@ -171,11 +143,11 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def with_interval(value: float, ends: Floats, sign: str = "") -> str:
-    """A figure and its interval, one decimal."""
+    """A value and its interval, one decimal."""
     return f"{value:{sign}z.1f} [{ends[0]:{sign}z.1f}, {ends[1]:{sign}z.1f}]"
 
 
-def figures(runs: Sequence[StoredRun], rounds: int) -> pd.DataFrame:
+def with_gains(runs: Sequence[StoredRun], rounds: int) -> pd.DataFrame:
     """OP and BWT of each run after the round, and what they are above the first run's, each with its interval."""
     tasks = contributions(runs, rounds)
     values, samples = estimate(tasks), bootstrap(tasks)
@@ -183,9 +155,13 @@ def figures(runs: Sequence[StoredRun], rounds: int) -> pd.DataFrame:
     gains, gain_ends = values - values[0], interval(samples - samples[:, :1])
     columns: dict[str, list[str]] = {}
     for k, figure in enumerate(("OP", "BWT")):
-        columns[figure] = [with_interval(values[r, k], ends[:, r, k]) for r in range(len(runs))]
-        columns[f"{figure} gain"] = [
-            "" if r == 0 else with_interval(gains[r, k], gain_ends[:, r, k], "+") for r in range(len(runs))
+        defined = [run.figures[figure][rounds - 1] is not None for run in runs]
+        columns[figure] = [
+            with_interval(values[r, k], ends[:, r, k]) if defined[r] else UNDEFINED for r in range(len(runs))
+        ]
+        columns[f"{figure} gain"] = [""] + [
+            with_interval(gains[r, k], gain_ends[:, r, k], "+") if defined[0] and defined[r] else UNDEFINED
+            for r in range(1, len(runs))
         ]
     return pd.DataFrame(columns, index=pd.Index(short_names([run.folder for run in runs]), name="run"))
 
@@ -200,11 +176,17 @@ def config_differences(runs: Sequence[StoredRun]) -> pd.DataFrame:
 
 
 def matrix_difference(run: StoredRun, first: StoredRun, rounds: int) -> pd.DataFrame:
-    """The run's matrix less the first one's in the paper's layout, with the sign; OP and BWT are linear in it."""
-    pairs = zip(run.rows(rounds), first.rows(rounds), strict=True)
-    difference = [[here - there for here, there in zip(*pair, strict=True)] for pair in pairs]
-    signed = table(difference, run.tasks)
-    return signed.map(lambda value: "" if pd.isna(value) else f"{value:+z.1f}")
+    """The run's scores and figures less the first one's in the paper's layout, with the sign."""
+    pairs = zip(run.rows[:rounds], first.rows[:rounds], strict=True)
+    rows = [[here - there for here, there in zip(*pair, strict=True)] for pair in pairs]
+    figures = {
+        name: [
+            None if here is None or there is None else here - there
+            for here, there in zip(values[:rounds], first.figures[name][:rounds], strict=True)
+        ]
+        for name, values in run.figures.items()
+    }
+    return table(rows, run.tasks, figures, sign="+")
 
 
 def compare(folders: Sequence[Path]) -> str:
@@ -222,10 +204,10 @@ def compare(folders: Sequence[Path]) -> str:
             )
     parts += [
         f"## OP and BWT after round {rounds}",
-        markdown(figures(runs, rounds)),
+        markdown(with_gains(runs, rounds)),
         f"In brackets {LEVEL:.0%} intervals of a bootstrap over the test examples ({DRAWS:,} draws). Gain: above "
         f"{names[0]}, with the same examples drawn for both. A gain whose interval excludes 0 is more than the choice "
-        f"of test examples explains; how much another training seed would change it does not say. {CONVENTION}.",
+        f"of test examples explains; how much another training seed would change it does not say. {legend()}",
         "## Configuration",
         "Nothing differs." if differences.empty else markdown(differences),
     ]

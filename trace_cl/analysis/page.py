@@ -2,192 +2,109 @@
 
 A cell of a matrix opens the answers whose mean it is. They lie in the page as JSON, a block a run, each different text
 once; the script parses a block when one of its cells is first opened. So written, the 46,200 answers of 21 runs of the
-embedded benchmark take 1.2 MB: no reason for side files. `--examples` bounds what test sets of thousands would take.
+embedded benchmark take 1.2 MB: no reason for side files. The prompts lie there once for all runs; of a long one its end
+is shown, and the whole when asked for. `--examples` bounds what test sets of thousands would take.
 """
 
 import argparse
-import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jinja2
-import matplotlib
-import numpy as np
-import pandas as pd
-from matplotlib.colors import to_hex
 
-from trace_cl.analysis.report import CONVENTION, figures
-from trace_cl.analysis.summary import ORDER, spread
+from trace_cl import metrics
+from trace_cl.analysis.stored import StoredRun, by_method, find, find_published, last
+from trace_cl.analysis.text import RECOMPUTED, headline, over_seeds
 from trace_cl.errors import UserError
-from trace_cl.records.files import PUBLISHED, read_matrix, write
+from trace_cl.records.files import write
 
-COLOURS = matplotlib.colormaps["cividis"]
 BLACK_READS_BETTER = 47
 """From this score up black has more contrast on cividis than white."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run as it lies on disk; `seed` is empty for a published one."""
-
-    folder: Path
-    benchmark: str
-    model: str
-    method: str
-    seed: str
-    matrix: pd.DataFrame
-    summary: dict[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path, benchmark: str, model: str, method: str, seed: str) -> Self:
-        """The run in a folder that holds a matrix.csv and a summary.json. Raises UserError where one is damaged."""
-        try:
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            return cls(folder, benchmark, model, method, seed, read_matrix(folder / "matrix.csv"), summary)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{folder} is damaged ({error}): move it away") from error
-
-    @property
-    def place(self) -> tuple[object, ...]:
-        """Where the run stands on the page: by benchmark and model, ours before the published, then by method."""
-        strategy = self.method.partition("+")[0]
-        known = ORDER.index(strategy) if strategy in ORDER else len(ORDER)
-        return self.benchmark, natural(self.model), not self.seed, known, natural(self.method), natural(self.seed)
-
-    @property
-    def name(self) -> str:
-        """What tells the run from every other, and its anchor in the page."""
-        last = f"seed{self.seed}" if self.seed else "published"
-        return f"{self.benchmark}/{self.model}/{self.method}/{last}"
-
-    @property
-    def source(self) -> str:
-        """Where a published run is printed; empty for a run of ours."""
-        return str(self.summary.get("source", ""))
-
-    @property
-    def tasks(self) -> list[str]:
-        """The tasks in the order they are learned."""
-        return [str(task) for task in self.matrix.columns]
-
-    @property
-    def rows(self) -> list[list[float]]:
-        """S, row t with t scores."""
-        return [[float(score) for score in row[: t + 1]] for t, row in enumerate(self.matrix.to_numpy())]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every round is finished."""
-        return len(self.matrix) == len(self.tasks)
-
-    @property
-    def figures(self) -> tuple[list[float], list[float]]:
-        """OP and BWT of every finished round."""
-        return figures(self.rows)
-
-    @property
-    def learned(self) -> float:
-        """The mean of the diagonal."""
-        return float(np.mean([row[-1] for row in self.rows]))
-
-    @property
-    def zero_shot(self) -> dict[str, float]:
-        """The untouched model's scores; empty where it was not asked."""
-        scores: dict[str, float] = self.summary.get("zero_shot", {})
-        return scores
-
-    def scores(self, task: str) -> dict[int, float]:
-        """A task's score by round; round 0 is the untouched model."""
-        untouched = {0: self.zero_shot[task]} if task in self.zero_shot else {}
-        return untouched | {
-            t: row[self.tasks.index(task)] for t, row in enumerate(self.rows, 1) if task in self.tasks[:t]
-        }
-
-    def answers(self, round: int, task: str) -> Path:
-        """The file of the answers behind a cell; not there for a published run."""
-        return self.folder / "predictions" / f"round{round}" / f"{task}.jsonl"
-
-
-def natural(name: str) -> list[str | int]:
-    """A key that sorts 7b before 13b."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
-def find_runs(runs: Path) -> list[Run]:
+def find_runs(runs: Path) -> list[StoredRun]:
     """The runs under `<runs>/<benchmark>/<model>/<method>/seed<k>`, finished or not, and the published ones.
 
     Raises UserError for a folder that is not there, and for a run that cannot be read.
     """
     if not runs.is_dir():
         raise UserError(f"there is no folder {runs}: give --runs the one that holds the runs")
-    found = []
-    for path in runs.glob("*/*/*/seed*/matrix.csv"):
-        benchmark, model, method, seed = path.parts[-5:-1]
-        found.append(Run.read(path.parent, benchmark, model, method, seed.removeprefix("seed")))
-    for path in PUBLISHED.glob("*/*/matrix.csv"):
-        model, method = path.parts[-3:-1]
-        found.append(Run.read(path.parent, "trace", model, method, seed=""))
-    return sorted(found, key=lambda run: run.place)
+    return sorted([*find(runs), *find_published()], key=lambda run: run.order)
 
 
-def summary(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
-    """A line a method of one model on one benchmark: OP, BWT and what was learned, over its finished runs."""
-    for method, source in dict.fromkeys((run.method, run.source) for run in runs):
-        members = [run for run in runs if (run.method, run.source) == (method, source)]
+def summary(runs: Sequence[StoredRun]) -> Iterator[dict[str, Any]]:
+    """A line a method of one model on one benchmark: the figures over its finished runs."""
+    for members in by_method(runs):
         finished = [run for run in members if run.complete]
-        columns = {
-            "OP": [run.figures[0][-1] for run in finished],
-            "BWT": [run.figures[1][-1] for run in finished],
-            "learned": [run.learned for run in finished],
-        }
         yield {
-            "method": method,
-            "source": source,
+            "method": members[0].method,
+            "published": members[0].published,
             "runs": members,
-            "figures": {name: spread(values) if values else "–" for name, values in columns.items()},
+            "figures": [
+                members[0].text(figure.name, len(members[0].rows))
+                if members[0].published
+                else over_seeds(last(finished, figure.name))
+                for figure in metrics.FIGURES
+            ],
         }
 
 
-def answers(run: Run, limit: int) -> dict[str, Any]:
+class Texts(dict[str, int]):
+    """Texts in the order in which they first came, each once; its number stands for it elsewhere."""
+
+    def number(self, text: str) -> int:
+        """The text's number."""
+        return self.setdefault(text, len(self))
+
+
+def answers(run: StoredRun, limit: int, prompts: Texts) -> dict[str, Any]:
     """The answers behind every cell of a run's matrix, at most `limit` of each, as the page's script reads them.
 
-    `texts` holds every different text once, elsewhere its place in that list stands for it. `total` is the number of
-    examples there are.
+    `texts` holds every different text once. Prompts, which all runs of a benchmark share, join `prompts`; a task of
+    which a run did not keep them has none. `total` is the number of examples there are.
     """
-    texts: dict[str, int] = {}
+    texts = Texts()
     tasks = []
     for name in run.tasks:
         rounds: dict[int, Any] = {}
-        task = {"name": name, "total": 0, "index": [], "reference": [], "rounds": rounds}
+        task: dict[str, Any] = {"name": name, "total": 0, "index": [], "reference": [], "rounds": rounds}
         for round in run.scores(name):
-            path = run.answers(round, name)
-            if not path.exists():
+            if not (everything := run.predictions(round, name)):
                 continue
-            with path.open(encoding="utf-8") as file:
-                lines = [json.loads(line) for line in islice(file, limit)]
-                task["total"] = len(lines) + sum(1 for _ in file)
+            lines = everything[:limit]
+            task["total"] = len(everything)
             task["index"] = [line["index"] for line in lines]
-            task["reference"] = [texts.setdefault(line["reference"], len(texts)) for line in lines]
+            task["reference"] = [texts.number(line["reference"]) for line in lines]
             rounds[round] = {
-                "text": [texts.setdefault(line["prediction"], len(texts)) for line in lines],
+                "text": [texts.number(line["prediction"]) for line in lines],
                 "score": [float(f"{line['score']:.1f}") for line in lines],
             }
+        asked = run.prompts(name)
+        if asked and rounds:
+            task["prompt"] = [prompts.number(asked[index]) if index in asked else None for index in task["index"]]
         tasks.append(task)
     return {"texts": list(texts), "tasks": tasks}
+
+
+@cache
+def palette() -> Sequence[str]:
+    """The 256 colours of heatmap.png, #rrggbb. Matplotlib is imported only where they are needed."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colour) for colour in colormaps["cividis"](range(256))]
 
 
 def colour(score: float) -> str:
     """A score's cell as CSS: the colours of heatmap.png, and black or white on them, whichever reads better."""
     ink = "#000" if score >= BLACK_READS_BETTER else "#fff"
-    return f"background:{to_hex(COLOURS(score / 100))};color:{ink}"
+    return f"background:{palette()[min(int(score / 100 * 256), 255)]};color:{ink}"
 
 
-def render(runs: Sequence[Run], limit: int) -> str:
+def render(runs: Sequence[StoredRun], limit: int) -> str:
     """The page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trace_cl.analysis"),
@@ -201,11 +118,16 @@ def render(runs: Sequence[Run], limit: int) -> str:
     environment.filters["colour"] = colour
     setups = dict.fromkeys((run.benchmark, run.model) for run in runs)
     groups = {setup: [run for run in runs if (run.benchmark, run.model) == setup] for setup in setups}
+    prompts = Texts()
+    said = {run.name: answers(run, limit, prompts) for run in runs if not run.published}
     return environment.get_template("page.html").render(
         groups=groups,
         summary=summary,
-        answers=lambda run: answers(run, limit),
-        convention=CONVENTION,
+        answers=said,
+        prompts=list(prompts),
+        figures=metrics.FIGURES,
+        recomputed=RECOMPUTED,
+        headline=headline,
         legend=[colour(score) for score in range(0, 101, 10)],
     )
 

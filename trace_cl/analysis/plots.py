@@ -16,18 +16,31 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Picture
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
+from trace_cl.analysis.stored import (
+    STRATEGIES,
+    StoredRun,
+    by_method,
+    default_benchmark,
+    find,
+    find_published,
+    method_order,
+)
+from trace_cl.analysis.text import headline
 from trace_cl.errors import UserError
 from trace_cl.metrics import backward_transfer, overall_performance
-from trace_cl.records.files import read_matrix, write
+from trace_cl.records.files import PUBLISHED, write
+
+Points = NDArray[np.float64]
 
 WIDTHS = {"single": 3.3, "double": 6.9}
 """Inches: the width of one column of a paper, and of two."""
 
-KNOWN = ("seqft", "seqft+hft", "gem", "gem+hft", "replay", "replay+hft", "lora_seqft")
-"""Methods in the order of the paper, and of the legends; others follow by name."""
+PAPER = tuple(name for name in STRATEGIES for name in (name, f"{name}+hft") if name != "lora_seqft+hft")
+"""The paper's methods, whose looks do not depend on what else is drawn."""
 
 MARKERS = "os^v<>DphdP*X8H"
 """Shapes that stay apart when small and hollow; the known methods of a family stand in pairs."""
@@ -71,31 +84,34 @@ class Method:
 
 
 @matplotlib.rc_context(STYLE)
-def heatmap(matrix: pd.DataFrame, title: str = "", width: float = WIDTHS["double"]) -> Figure:
-    """The matrix: a row a round, a column a task; light is a high score; the figures stand in the cells."""
+def heatmap(matrix: pd.DataFrame, title: str = "", width: float = WIDTHS["double"]) -> Picture:
+    """The matrix as the paper's tables have it: a row a task, a column a round; light is a high score.
+
+    `matrix` is rounds × tasks, as `read_matrix` gives it; rounds to come are left white.
+    """
     tasks = list(matrix.columns)
     values = np.full((len(tasks), len(tasks)), np.nan)
-    values[: len(matrix)] = matrix.to_numpy()
-    figure = Figure(figsize=(width, 0.3 * width + 0.055 * width * len(tasks)), layout="constrained")
-    axes = figure.subplots()
-    size = min(7, 13 * width / len(tasks))  # so that 100 in bold has room in its cell
+    values[:, : len(matrix)] = matrix.to_numpy().T
+    picture = Picture(figsize=(width, 0.2 * width + 0.055 * width * len(tasks)), layout="constrained")
+    axes = picture.subplots()
+    size = min(7, 13 * width / len(tasks))  # so that 100.0 in bold has room in its cell
     shades = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-    for (t, i), value in np.ndenumerate(values):
+    for (i, t), value in np.ndenumerate(values):
         if not np.isnan(value):
             weight = "bold" if t == i else "normal"
             color = "w" if value < 55 else "k"
-            axes.text(i, t, f"{value:.0f}", ha="center", va="center", weight=weight, color=color, fontsize=size)
-    axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(tasks)), [f"{t}: {task}" for t, task in enumerate(tasks, start=1)])
-    axes.set(xlabel="task scored", ylabel="after round", title=title)
+            axes.text(t, i, f"{value:.1f}", ha="center", va="center", weight=weight, color=color, fontsize=size)
+    axes.set_xticks(range(len(tasks)), [str(t) for t in range(1, len(tasks) + 1)])
+    axes.set_yticks(range(len(tasks)), [f"{i}: {task}" for i, task in enumerate(tasks, start=1)])
+    axes.set(xlabel="after round", ylabel="task", title=title)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    figure.colorbar(shades, label="score", shrink=0.8, aspect=25).outline.set_visible(False)
-    return figure
+    picture.colorbar(shades, label="score", shrink=0.8, aspect=25).outline.set_visible(False)
+    return picture
 
 
 @matplotlib.rc_context(STYLE)
-def curves(methods: Sequence[Method], width: float = WIDTHS["double"]) -> Figure:
+def curves(methods: Sequence[Method], width: float = WIDTHS["double"]) -> Picture:
     """Each task's score over the rounds since it was learned: a panel a task, a line a method.
 
     Several seeds are their mean, and their standard deviation (of the sample) as a bar.
@@ -103,14 +119,13 @@ def curves(methods: Sequence[Method], width: float = WIDTHS["double"]) -> Figure
     tasks = methods[0].tasks
     columns = min(len(tasks), 4 if width > WIDTHS["single"] else 2)
     rows = math.ceil(len(tasks) / columns)
-    figure = Figure(figsize=(width, 0.4 + 1.25 * rows + legend_height(methods, columns)), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    aside = np.linspace(-0.2, 0.2, len(methods)) if len(methods) > 1 else [0]  # or the bars would hide one another
+    picture = Picture(figsize=(width, 0.4 + 1.25 * rows + legend_height(methods, columns)), layout="constrained")
+    panels = picture.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (number, task) in zip(panels, enumerate(tasks, start=1), strict=False):
-        for method, style, shift in zip(methods, styles(methods), aside, strict=True):
+        for method, style in zip(methods, styles(methods), strict=True):
             scores = pd.concat([matrix[task] for matrix in method.matrices], axis=1).dropna()
-            spread = scores.std(axis=1) if len(method.matrices) > 1 else None
-            axes.errorbar(scores.index + shift, scores.mean(axis=1), spread, elinewidth=0.5, **style)
+            deviation = scores.std(axis=1) if len(method.matrices) > 1 else None
+            axes.errorbar(scores.index, scores.mean(axis=1), deviation, elinewidth=0.5, **style)
         axes.set_title(f"{number}: {task}")
         axes.set(
             xlim=(0.5, len(tasks) + 0.5), ylim=(-4, 104), xticks=range(1, len(tasks) + 1), yticks=range(0, 101, 25)
@@ -118,34 +133,75 @@ def curves(methods: Sequence[Method], width: float = WIDTHS["double"]) -> Figure
     for axes in panels[len(tasks) :]:
         axes.set_axis_off()
     bars = any(len(method.matrices) > 1 for method in methods)
-    figure.supxlabel("round (bars: standard deviation over seeds)" if bars else "round", fontsize=7)
-    figure.supylabel("score", fontsize=7)
+    picture.supxlabel("round (bars: standard deviation over seeds)" if bars else "round", fontsize=7)
+    picture.supylabel("score", fontsize=7)
     if len(methods) > 1:
-        add_legend(figure, methods, columns)
-    return figure
+        add_legend(picture, methods, columns)
+    return picture
 
 
 @matplotlib.rc_context(STYLE)
-def op_bwt(methods: Sequence[Method], width: float = WIDTHS["single"]) -> Figure:
-    """What a method knows at the end (OP) against what it has lost (BWT): a point a seed, published ones hollow."""
+def op_bwt(methods: Sequence[Method], width: float = WIDTHS["single"]) -> Picture:
+    """What a method knows at the end (OP) against what it has lost (BWT): a point a seed, published ones hollow.
+
+    A point far from the others would squeeze these into a corner: it stands at the edge with an arrow towards where it
+    lies, and its figures below the picture. Where many points are far apart, the axes reach to all.
+    """
     columns = 4 if width > WIDTHS["single"] else 2
-    figure = Figure(figsize=(width, 2.5 + legend_height(methods, columns)), layout="constrained")
-    axes = figure.subplots()
-    points = {"linestyle": "none", "markersize": 5}
+    looks = {"linestyle": "none", "markersize": 5}
+    drawn = []
     for method, style in zip(methods, styles(methods), strict=True):
-        bwt = [backward_transfer(matrix) for matrix in method.matrices]
-        op = [overall_performance(matrix) for matrix in method.matrices]
+        points = np.array([[backward_transfer(matrix), overall_performance(matrix)] for matrix in method.matrices])
         # Where points overlap, hollow ones show what lies below, and a rim parts filled ones.
         overlap = {"markerfacecolor": "none"} if method.published else {"markeredgecolor": "w", "markeredgewidth": 0.3}
-        axes.plot(bwt, op, **{**style, **points, **overlap})
+        drawn.append((method, points, {**style, **looks, **overlap}))
+    lowest, highest = bulk(np.concatenate([points for _, points, _ in drawn]))
+    margin = 0.08 * (highest - lowest)
+    beyond = [
+        f"{method.name}{' (published)' if method.published else ''}: OP {op:.1f}, BWT {bwt:.1f}"
+        for method, points, _ in drawn
+        for bwt, op in points[outside(points, lowest, highest)]
+    ]
+    height = 2.5 + legend_height(methods, columns) + 0.1 * len(beyond)
+    picture = Picture(figsize=(width, height), layout="constrained")
+    axes = picture.subplots()
     axes.set(xlabel="BWT", ylabel="OP")
+    axes.set_xlim(lowest[0] - margin[0], highest[0] + margin[0])
+    axes.set_ylim(lowest[1] - margin[1], highest[1] + margin[1])
     axes.grid(linewidth=0.3, color="0.85")
-    axes.margins(0.08)
-    add_legend(figure, methods, columns, **points)
-    return figure
+    for _, points, style in drawn:
+        seen = np.clip(points, lowest - 0.6 * margin, highest + 0.6 * margin)
+        axes.plot(*seen.T, **style)
+        for point, mark in zip(points, seen, strict=True):
+            if (point != mark).any():
+                arrow = {"arrowstyle": "<|-", "color": style["color"], "shrinkA": 0, "shrinkB": 2, "mutation_scale": 6}
+                way = 9 * np.sign(point - mark)
+                axes.annotate("", mark, xytext=tuple(way), textcoords="offset points", arrowprops=arrow)
+    add_legend(picture, methods, columns, **looks)
+    if beyond:
+        picture.supxlabel("\n".join(["Beyond the axes (arrow):", *beyond]), fontsize=6)
+    return picture
 
 
-def add_legend(figure: Figure, methods: Sequence[Method], columns: int, **changes: Any) -> None:
+def outside(points: Points, lowest: Points, highest: Points) -> NDArray[np.bool_]:
+    """Which of the points n × 2 lie outside the box with these corners: n."""
+    return np.asarray(((points < lowest) | (points > highest)).any(axis=1))
+
+
+def bulk(points: Points) -> Points:
+    """The box (2 × 2: lowest and highest corner) round the points n × 2, without the far ones where these are few.
+
+    Far is what lies beyond Tukey's outer fences (1977, *Exploratory Data Analysis*) on either axis: further from the
+    quartiles than three times their distance, which counts as two points of score at least. Few is one in six.
+    """
+    lower, upper = np.quantile(points, [0.25, 0.75], axis=0)
+    reach = 3 * np.maximum(upper - lower, 2)
+    far = outside(points, lower - reach, upper + reach)
+    near = points[~far] if 6 * far.sum() <= len(points) else points
+    return np.stack([near.min(axis=0) - 0.5, near.max(axis=0) + 0.5])
+
+
+def add_legend(picture: Picture, methods: Sequence[Method], columns: int, **changes: Any) -> None:
     """Each method once, above the picture, where no data lie; and what hollow means, where something is.
 
     `changes` are to the methods' styles.
@@ -155,7 +211,7 @@ def add_legend(figure: Figure, methods: Sequence[Method], columns: int, **change
         entries.setdefault(method.name, Line2D([], [], **{**style, **changes}))
     if any(method.published for method in methods):
         entries["hollow: published"] = Line2D([], [], color="0.5", marker="o", markerfacecolor="w", linestyle="none")
-    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns)
+    picture.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns)
 
 
 def legend_height(methods: Sequence[Method], columns: int) -> float:
@@ -168,7 +224,8 @@ def styles(methods: Sequence[Method]) -> list[dict[str, Any]]:
 
     A family is a method with HFT and without.
     """
-    names = ordered([*KNOWN, *(method.name for method in methods)])
+    others = {method.name for method in methods} - set(PAPER)
+    names = [*PAPER, *sorted(others, key=method_order)]
     families = list(dict.fromkeys(name.replace("+hft", "") for name in names))
     return [
         {
@@ -181,87 +238,70 @@ def styles(methods: Sequence[Method]) -> list[dict[str, Any]]:
     ]
 
 
-def ordered(names: Iterable[str]) -> list[str]:
-    """Method names, each once: the known ones first, the others by name."""
-    return sorted(set(names), key=lambda name: (KNOWN.index(name) if name in KNOWN else len(KNOWN), name))
-
-
 @matplotlib.rc_context(STYLE)
-def image(figure: Figure, format: str = "png") -> bytes:
+def image(picture: Picture, format: str = "png") -> bytes:
     """The picture as a file's content (png or pdf), the same bytes whenever it is drawn."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=format, metadata={"CreationDate": None} if format == "pdf" else None)
+    picture.savefig(buffer, format=format, metadata={"CreationDate": None} if format == "pdf" else None)
     return buffer.getvalue()
 
 
-def published_folder() -> Path:
-    """Where the paper's matrices lie."""
-    from trace_cl.records.files import PUBLISHED
-
-    return PUBLISHED
-
-
-def place(folder: Path) -> tuple[Path, bool]:
-    """The folder of a run's method (in its model's folder), and whether the run is a published one."""
-    folder = folder.resolve()
-    published = folder.is_relative_to(published_folder())
-    return folder if published else folder.parent, published
-
-
-def read(folder: Path) -> Method:
-    """One run. Raises UserError for a folder that holds none."""
-    if not (folder / "matrix.csv").exists():
-        raise UserError(f"{folder} is no run with a finished round: it holds no matrix.csv")
-    method, published = place(folder)
-    return Method(method.name, [read_matrix(folder / "matrix.csv")], published)
-
-
-def gather(folders: Sequence[Path]) -> list[Method]:
+def gather(runs: Sequence[StoredRun]) -> list[Method]:
     """The finished runs by method, in the legend's order, the published after ours.
 
-    Raises UserError where they are not of the same tasks and model, or none is finished.
+    Published runs of other tasks than ours are left out, and so are unfinished ones; both are said. Raises UserError
+    where the others are not of the same tasks and model, or none is finished.
     """
-    runs = [read(folder) for folder in folders]
-    models: dict[bool, Path] = {}
-    found: dict[tuple[bool, str], list[pd.DataFrame]] = {}
-    for folder, run in zip(folders, runs, strict=True):
-        if run.tasks != runs[0].tasks:
-            raise UserError(f"{folder} and {folders[0]} have not the same tasks: draw them apart")
-        model = place(folder)[0].parent
-        if models.setdefault(run.published, model) != model:
-            raise UserError(f"{folder} does not lie in {models[run.published]} like those before it: draw them apart")
-        if len(run.matrices[0]) == len(run.tasks):
-            found.setdefault((run.published, run.name), []).extend(run.matrices)
-        else:
-            print(f"not finished, left out: {folder}", file=sys.stderr)
-    if not found:
+    ours, theirs = ([run for run in runs if run.published == published] for published in (False, True))
+    if foreign := [run for run in theirs if ours and run.tasks != ours[0].tasks]:
+        print(f"published, but of other tasks, left out: {', '.join(run.method for run in foreign)}", file=sys.stderr)
+        theirs = [run for run in theirs if run not in foreign]
+    for group in (ours, theirs):
+        for run in group:
+            if run.tasks != group[0].tasks:
+                raise UserError(f"{run.folder} and {group[0].folder} have not the same tasks: draw them apart")
+            if (run.benchmark, run.model) != (group[0].benchmark, group[0].model):
+                raise UserError(
+                    f"{run.folder} is of {run.model} on {run.benchmark}, {group[0].folder} of {group[0].model} on "
+                    f"{group[0].benchmark}: draw them apart"
+                )
+            if not run.complete:
+                print(f"not finished, left out: {run.folder}", file=sys.stderr)
+    if not any(run.complete for run in (*ours, *theirs)):
         raise UserError("none of these runs is finished: only heatmaps can be drawn of them")
-    names = ordered(name for _, name in found)
-    keys = sorted(found, key=lambda key: (key[0], names.index(key[1])))
-    return [Method(name, found[published, name], published) for published, name in keys]
+    return [
+        Method(seeds[0].method, [run.matrix for run in seeds], seeds[0].published)
+        for group in (ours, theirs)
+        for seeds in by_method(run for run in group if run.complete)
+    ]
 
 
-def heatmaps(folders: Sequence[Path], width: float) -> Iterator[tuple[str, Figure]]:
+def with_bwt(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """The runs that have a BWT; the others are said. Raises UserError where none has."""
+    for run in (without := [run for run in runs if run.figures["BWT"][-1] is None]):
+        print(f"BWT is undefined, as a round trained nothing, left out: {run.folder}", file=sys.stderr)
+    if len(without) == len(runs):
+        raise UserError("none of these runs has a BWT: draw curves or heatmaps")
+    return [run for run in runs if run not in without]
+
+
+def heatmaps(runs: Sequence[StoredRun], width: float) -> Iterator[tuple[str, Picture]]:
     """A picture a run, and the name to save it under."""
-    for folder in folders:
-        run = read(folder)
-        [matrix] = run.matrices
-        name = f"{run.name} (published)" if run.published else run.name
-        title = f"{name}: OP {overall_performance(matrix):.1f}, BWT {backward_transfer(matrix):+.1f}"
-        yield "-".join(["heatmap", *folder.resolve().parts[-3:]]), heatmap(matrix, title, width)
+    for run in runs:
+        name = f"{run.method} (published)" if run.published else f"{run.method}, seed {run.seed}"
+        saved = "-".join(["heatmap", *run.folder.resolve().parts[-3:]])
+        yield saved, heatmap(run.matrix, f"{name}\n{headline(run.figures, run.printed)}", width)
 
 
-def runs_meant(options: argparse.Namespace) -> list[Path]:
-    """The folders of the runs to draw. Raises UserError where there is none."""
-    model, paper = options.model, published_folder()
-    ours = options.runs / (options.benchmark or ("embedded" if model == "tiny" else "trace")) / model
-    folders = options.run or sorted(path.parent for path in ours.glob("*/seed*/matrix.csv"))
+def runs_meant(options: argparse.Namespace) -> list[StoredRun]:
+    """The runs to draw. Raises UserError where there is none."""
+    model, benchmark = options.model, options.benchmark or default_benchmark(options.model)
+    runs = [StoredRun.at(folder) for folder in options.run] or find(options.runs, benchmark, model)
     if options.published:
-        theirs = paper / (model if (paper / model).is_dir() else "llama2-chat-7b")
-        folders = [*folders, *sorted(path.parent for path in theirs.glob("*/matrix.csv"))]
-    if not folders:
-        raise UserError(f"there is no run under {ours}: start one with python -m trace_cl")
-    return folders
+        runs += find_published(model if (PUBLISHED / model).is_dir() else "llama2-chat-7b")
+    if not runs:
+        raise UserError(f"there is no run under {options.runs / benchmark / model}: start one with python -m trace_cl")
+    return runs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -279,17 +319,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     width = WIDTHS[options.width or ("double" if options.picture == "curves" else "single")]
     try:
-        folders = runs_meant(options)
-        pictures: Iterable[tuple[str, Figure]]
+        runs = runs_meant(options)
+        pictures: Iterable[tuple[str, Picture]]
         if options.picture == "heatmap":
-            pictures = heatmaps(folders, width)
+            pictures = heatmaps(runs, width)
         else:
+            if options.picture == "op_bwt":
+                runs = with_bwt(runs)
             draw = {"curves": curves, "op_bwt": op_bwt}[options.picture]
-            pictures = [(options.picture, draw(gather(folders), width))]
-        for name, figure in pictures:
+            pictures = [(options.picture, draw(gather(runs), width))]
+        for name, picture in pictures:
             for format in options.format.split(","):
                 path = options.out / f"{name}.{format}"
-                write(path, image(figure, format))
+                write(path, image(picture, format))
                 print(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,29 +1,26 @@
 """The result for people: the matrix as a table, report.md and its pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from trace_cl import metrics
 from trace_cl.analysis.plots import Method, curves, heatmap, image
-from trace_cl.metrics import backward_transfer, overall_performance
+from trace_cl.analysis.text import UNDEFINED, headline, legend, markdown, render, square, table, undefined
 from trace_cl.records.files import write
 
-CONVENTION = "BWT_t = 1/t · Σ_{i<t} (S[t,i] − S[i,i]), divided by t as in the HFT paper"
+__all__ = ["figures", "render", "write_report"]
 
 
-def square(rows: Sequence[Sequence[float]]) -> list[list[float | None]]:
-    """A run's rows as a t × t matrix, None above the diagonal."""
-    return [[*row, *[None] * (len(rows) - len(row))] for row in rows]
+def figures(rows: Sequence[Sequence[float]], untrained: Collection[int] = ()) -> dict[str, list[float | None]]:
+    """Every figure after every finished round, by name, as summary.json holds them; None where it is undefined.
 
-
-def figures(rows: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """OP and BWT of every finished round."""
-    matrix = square(rows)
-    rounds = range(1, len(rows) + 1)
-    return [overall_performance(matrix, t) for t in rounds], [backward_transfer(matrix, t) for t in rounds]
+    `untrained` are the rounds, counted from 1, in which nothing was learned.
+    """
+    return metrics.figures(square(rows), untrained)
 
 
 def matrix(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> pd.DataFrame:
@@ -32,35 +29,26 @@ def matrix(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> pd.DataFram
     return pd.DataFrame(filled, index=range(1, len(rows) + 1), columns=list(tasks))
 
 
-def table(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> pd.DataFrame:
-    """The paper's layout: a row a task and a column a round, then OP and BWT."""
-    frame = matrix(rows, tasks).T.rename_axis(index="task \\ round").rename(columns=str)
-    frame.loc["OP"], frame.loc["BWT"] = figures(rows)
-    return frame
-
-
-def render(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> str:
-    """The table for a terminal, one decimal."""
-    return table(rows, tasks).to_string(float_format="{:.1f}".format, na_rep="")
-
-
 def learned_and_forgotten(
-    rows: Sequence[Sequence[float]], tasks: Sequence[str], zero_shot: Mapping[str, float]
+    rows: Sequence[Sequence[float]], tasks: Sequence[str], zero_shot: Mapping[str, float], untrained: Collection[int]
 ) -> pd.DataFrame:
-    """A row a finished task: its score before training, after its own round, and now."""
+    """A row a finished task: its score before training, after its own round if something was learned in it, and now."""
     frame = pd.DataFrame(index=pd.Index(tasks[: len(rows)], name="task"))
-    frame["untouched model"] = [zero_shot.get(task, np.nan) for task in frame.index]
-    frame["learned"] = [row[-1] for row in rows]
+    frame["base model"] = [zero_shot.get(task, np.nan) for task in frame.index]
+    frame["learned"] = [np.nan if t in untrained else row[-1] for t, row in enumerate(rows, start=1)]
     frame["at the end"] = list(rows[-1])
     frame["forgotten"] = frame["learned"] - frame["at the end"]
     return frame
 
 
-def rounds_in_figures(rounds: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row a round: what was trained, on how much, how long; and the figures the strategy tells of its rounds."""
-    told = [key for key, value in rounds[-1]["strategy"].items() if isinstance(value, int | float)]
+def training_of(rounds: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A row a round: what was trained, on how much, how long; and the numbers the strategy records of its rounds."""
+    keys = dict.fromkeys(
+        key for record in rounds for key, value in record["strategy"].items() if isinstance(value, int | float)
+    )
     lines = []
     for record in rounds:
+        loss, recorded = record["final_loss"], record["strategy"]
         lines.append(
             {
                 "round": f"{record['round']}",
@@ -68,21 +56,13 @@ def rounds_in_figures(rounds: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 "trainable %": f"{100 * record['trainable_share']:.1f}",
                 "steps": f"{record['optimizer_steps']}",
                 "tokens": f"{record['tokens']:,}",
-                "final loss": "–" if record["final_loss"] is None else f"{record['final_loss']:.3f}",
+                "final loss": UNDEFINED if loss is None else f"{loss:.3f}",
                 "training s": f"{record['seconds']:.0f}",
                 "scoring s": f"{record['evaluation_seconds']:.0f}",
-                **{key.replace("_", " "): f"{record['strategy'][key]:.3g}" for key in told},
+                **{key.replace("_", " "): f"{recorded[key]:.3g}" if key in recorded else "" for key in keys},
             }
         )
     return pd.DataFrame(lines).set_index("round")
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table: figures with one decimal, texts as they are, nothing where there is no figure."""
-    lines = [[str(frame.index.name), *map(str, frame.columns)], ["---", *["---:"] * len(frame.columns)]]
-    for name, row in zip(frame.index, frame.to_numpy(), strict=True):
-        lines.append([str(name), *(v if isinstance(v, str) else "" if pd.isna(v) else f"{v:.1f}" for v in row)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def write_report(
@@ -94,9 +74,10 @@ def write_report(
 ) -> None:
     """report.md and its pictures, heatmap.png and curves.png, of the finished rounds."""
     name = f"{summary['method']} on {summary['benchmark']}, {summary['model']}, seed {summary['seed']}"
-    op, bwt = figures(rows)
+    untrained = summary.get("untrained_rounds", [])
+    values = figures(rows, untrained)
     state = "Complete" if summary["complete"] else "Unfinished"
-    title = f"{name}\nOP {op[-1]:.1f}, BWT {bwt[-1]:+.1f} after {len(rows)} of {len(tasks)} rounds"
+    title = f"{name}\n{headline(values)} after {len(rows)} of {len(tasks)} rounds"
     scores = matrix(rows, tasks)
     write(folder / "heatmap.png", image(heatmap(scores, title)))
     write(folder / "curves.png", image(curves([Method(summary["method"], [scores])])))
@@ -104,13 +85,14 @@ def write_report(
         folder / "report.md",
         f"""# {name}
 
-{state}: {len(rows)} of {len(tasks)} rounds. **OP {op[-1]:.1f}, BWT {bwt[-1]:+.1f}**
+{state}: {len(rows)} of {len(tasks)} rounds. **{headline(values)}**
 
 ## Scores after each round
 
-{markdown(table(rows, tasks))}
+{markdown(table(rows, tasks, values))}
 
-Scores run from 0 to 100 (variant: {summary["variant"]}). OP_t = 1/t · Σ_{{i≤t}} S[t,i]; {CONVENTION}.
+Scores run from 0 to 100 (variant: {summary["variant"]}). {legend()}
+{undefined(untrained)}
 
 ![The matrix of scores](heatmap.png)
 
@@ -118,11 +100,11 @@ Scores run from 0 to 100 (variant: {summary["variant"]}). OP_t = 1/t · Σ_{{i�
 
 ## Learned and forgotten
 
-{markdown(learned_and_forgotten(rows, tasks, summary["zero_shot"]))}
+{markdown(learned_and_forgotten(rows, tasks, summary["zero_shot"], untrained))}
 
 ## Rounds
 
-{markdown(rounds_in_figures(rounds))}
+{markdown(training_of(rounds))}
 
 Trainable: share of the transformer layers' matrix parameters. Every answer with its score: `predictions/`; every
 optimizer step: `train.jsonl`; what was frozen: `rounds/`.

@@ -1,30 +1,30 @@
 """The paper's tables from runs, beside the published figures: `python -m trace_cl.tables N`.
 
-Tables 24 to 42 are matrices: a row a task, a column a round, then OP and BWT. Tables 3, 4 and 7 set OP and BWT of whole
-runs side by side. A published run lies in `runs/published/` in the format of any other, and is read by the same code;
-what it prints as OP and BWT is recomputed from its matrix.
+Tables 24 to 42 are matrices: a row a task, a column a round, then the figures. Tables 3, 4 and 7 set the figures of
+whole runs side by side. What is called published is what the paper prints; a figure that it does not print is
+recomputed from its matrix, and marked. A published run has the format of any other, and is read by the same code.
 """
 
 import argparse
-import json
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from trace_cl.analysis.report import markdown
-from trace_cl.metrics import backward_transfer, overall_performance
-from trace_cl.records.files import PUBLISHED, read_matrix
+from trace_cl import metrics
+from trace_cl.analysis.stored import STRATEGIES, StoredRun, default_benchmark, find, find_published, last, whole
+from trace_cl.analysis.text import RECOMPUTED, UNDEFINED, at, markdown, number
+from trace_cl.errors import UserError
+from trace_cl.records.files import PUBLISHED, read_json
 
 ROUNDING = 0.051
-"""A printed figure and its own matrix, both rounded to 0.1, may differ by as much."""
+"""A printed figure and the one recomputed from its matrix, both rounded to 0.1, may differ by as much."""
 
-STRATEGIES = {"seqft": "SeqFT", "gem": "GEM", "replay": "Replay", "lora_seqft": "LoraSeqFT"}
 MODELS = ("llama2-chat-7b", "llama2-chat-13b")
 
 COMPARED = {
@@ -36,149 +36,153 @@ COMPARED = {
         "50.0%, freeze E,H": "seqft+hft-frozen_embeddings",
     },
 }
-"""Tables 4 and 7: the name of each row, and the method whose run it is."""
+"""Tables 4 and 7: the name of each row, and the method whose run it is, in the order of `tables.json`."""
 
 
-@dataclass(frozen=True)
-class Runs:
-    """The finished runs of one method: their matrices, seed by seed (each T × T, NaN above the diagonal)."""
-
-    matrices: list[pd.DataFrame]
-
-    @classmethod
-    def under(cls, folder: Path) -> "Runs":
-        """The runs whose `matrix.csv` lies in `folder` or its `seed*` folders, if all their rounds are finished."""
-        found = [read_matrix(path) for path in sorted([*folder.glob("matrix.csv"), *folder.glob("seed*/matrix.csv")])]
-        return cls([matrix for matrix in found if len(matrix) == len(matrix.columns)])
-
-    def figures(self) -> list[dict[tuple[str, str], float]]:
-        """Of each run all figures by (row, column): (task, round), (OP, round), (BWT, round)."""
-        collected = []
-        for matrix in self.matrices:
-            figures = {
-                (str(task), str(t)): float(matrix[task].loc[t])
-                for task in matrix.columns
-                for t in matrix.index
-                if not pd.isna(matrix[task].loc[t])
-            }
-            for t in matrix.index:
-                figures["OP", str(t)] = overall_performance(matrix, int(t))
-                figures["BWT", str(t)] = backward_transfer(matrix, int(t))
-            collected.append(figures)
-        return collected
-
-    def last(self, figure: str) -> list[float]:
-        """OP or BWT after the last round, run by run."""
-        return [figures[figure, str(len(m))] for figures, m in zip(self.figures(), self.matrices, strict=True)]
+def printed() -> dict[str, Any]:
+    """tables.json: which run stands behind which table, and what tables 3, 4 and 7 print: [OP, BWT]."""
+    path = PUBLISHED / "tables.json"
+    return whole(path, lambda: read_json(path))
 
 
-def cell(row: str, column: str, published: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
-    """One line of a tidy table: a published figure (at most one) and ours (one a seed), mean and spread."""
-    mean = float(np.mean(ours)) if len(ours) else np.nan
-    reference = published[0] if len(published) else np.nan
+def finished(runs: Path, model: str, method: str) -> list[StoredRun]:
+    """The finished runs of a method in a benchmark's folder, seed by seed."""
+    return [run for run in find(runs.parent, runs.name, model, method) if run.complete]
+
+
+def cell(
+    row: str,
+    column: str,
+    published: float | None,
+    ours: Sequence[float | None],
+    recomputed: float | None = None,
+) -> dict[str, Any]:
+    """One line of a tidy table: what is printed, or else recomputed, and ours (one a seed), mean and deviation."""
+    known = [value for value in ours if value is not None]
+    average = mean(known) if known else np.nan
+    reference = recomputed if published is None else published
     return {
         "row": row,
         "column": column,
-        "published": reference,
-        "ours": mean,
-        "std": float(np.std(ours, ddof=1)) if len(ours) > 1 else np.nan,
+        "published": np.nan if published is None else published,
+        "recomputed": np.nan if recomputed is None else recomputed,
+        "ours": average,
+        "std": stdev(known) if len(known) > 1 else np.nan,
         "seeds": len(ours),
-        "difference": mean - reference,
+        "difference": np.nan if reference is None else average - reference,
     }
 
 
-def matrix_table(published: Runs, ours: Runs) -> pd.DataFrame:
+def matrix_table(published: StoredRun, ours: Sequence[StoredRun]) -> pd.DataFrame:
     """Tables 24 to 42, tidy."""
-    theirs, own = published.figures(), ours.figures()
-    keys = dict.fromkeys(key for figures in (*theirs, *own) for key in figures)
-    tasks = dict.fromkeys(row for row, _ in keys)
-    order = [*(task for task in tasks if task not in ("OP", "BWT")), "OP", "BWT"]
-    lines = [
-        cell(row, column, [f[row, column] for f in theirs], [f[row, column] for f in own if (row, column) in f])
-        for row, column in sorted(keys, key=lambda key: (order.index(key[0]), int(key[1])))
-    ]
-    return pd.DataFrame(lines)
-
-
-def comparison(rows: dict[str, str], published: Path, ours: Path) -> pd.DataFrame:
-    """OP and BWT of several methods of one model, tidy; `rows` gives each method's name in the table."""
+    runs = [published, *ours]
+    rounds = range(1, max(len(run.tasks) for run in runs) + 1)
     lines = []
-    for name, method in rows.items():
-        theirs, own = Runs.under(published / method), Runs.under(ours / method)
-        lines += [cell(name, figure, theirs.last(figure), own.last(figure)) for figure in ("OP", "BWT")]
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        theirs, *own = [run.scores(task) if task in run.tasks else {} for run in runs]
+        for t in rounds:
+            values = [scores[t] for scores in own if t in scores]
+            if t in theirs or values:
+                lines.append(cell(task, str(t), theirs.get(t), values))
+    for figure in metrics.FIGURES:
+        said, recomputed = published.printed.get(figure.name, []), published.figures[figure.name]
+        for t in rounds:
+            values_of = [run.figures[figure.name][t - 1] for run in ours if t <= len(run.tasks)]
+            lines.append(cell(figure.name, str(t), at(said, t), values_of, at(recomputed, t)))
     return pd.DataFrame(lines)
 
 
-def table3(models: dict[str, Path]) -> pd.DataFrame:
-    """Table 3, tidy: `models` gives for each published model the folder of ours that stands beside it.
+def figures_of(
+    row: str, column: str, published: StoredRun | None, said: Sequence[float], ours: Sequence[StoredRun]
+) -> list[dict[str, Any]]:
+    """The lines of one run's figures after the last round; `said` are the OP and BWT that the table prints."""
+    prints = dict(zip(("OP", "BWT"), said, strict=False))
+    return [
+        cell(
+            row,
+            column.format(figure.name),
+            prints.get(figure.name),
+            last(ours, figure.name),
+            published.figures[figure.name][-1] if published else None,
+        )
+        for figure in metrics.FIGURES
+    ]
+
+
+def comparison(number: int, model: str, ours: Path) -> pd.DataFrame:
+    """Tables 4 and 7, tidy: the figures of several methods of one model, ours in a benchmark's folder."""
+    lines = []
+    prints = printed()[f"table{number}"].values()
+    for (name, method), said in zip(COMPARED[number].items(), prints, strict=True):
+        [published] = find_published(MODELS[0], method)
+        lines += figures_of(name, "{}", published, said, finished(ours, model, method))
+    return pd.DataFrame(lines)
+
+
+def table3(models: Mapping[str, str], ours: Path) -> pd.DataFrame:
+    """Table 3, tidy: `models` gives for each published model the one of ours that stands beside it.
 
     The gain is HFT's figure less full fine-tuning's of the same strategy.
     """
     lines: list[dict[str, Any]] = []
-    for model, ours in models.items():
+    for model, own in models.items():
         for strategy, name in STRATEGIES.items():
-            theirs = {hft: Runs.under(PUBLISHED / model / (strategy + hft)) for hft in ("", "+hft")}
-            own = {hft: Runs.under(ours / (strategy + hft)) for hft in ("", "+hft")}
-            for figure in ("OP", "BWT"):
-                pair = {
-                    hft: cell(
-                        f"{name} ({model})",
-                        f"{figure} {'HFT' if hft else 'FFT'}",
-                        theirs[hft].last(figure),
-                        own[hft].last(figure),
-                    )
-                    for hft in ("", "+hft")
-                }
-                for side in ("published", "ours"):
-                    pair["+hft"][f"{side} gain"] = pair["+hft"][side] - pair[""][side]
-                lines += pair.values()
+            said = printed()["table3"][model][strategy]
+            sides = []
+            for side, method in (("FFT", strategy), ("HFT", f"{strategy}+hft")):
+                published = next(iter(find_published(model, method)), None)
+                runs = finished(ours, own, method)
+                sides.append(
+                    figures_of(f"{name} ({model})", f"{{}} {side}", published, said.get(side.lower(), ()), runs)
+                )
+            for full, half in zip(*sides, strict=True):
+                for source in ("published", "ours"):
+                    half[f"{source} gain"] = half[source] - full[source]
+                lines += [full, half]
     return pd.DataFrame(lines)
 
 
-def contradictions(number: int) -> list[str]:
-    """The figures a table of the paper prints that its own matrix contradicts beyond the rounding."""
-    folder = PUBLISHED / matrices()[number]
-    printed = json.loads((folder / "summary.json").read_text())["printed"]
-    [figures] = Runs.under(folder).figures()
-    rounds = len(printed["OP"])
-    pairs = [(f"OP after round {t}", printed["OP"][t - 1], figures["OP", str(t)]) for t in range(1, rounds + 1)]
-    pairs.append(("BWT", printed["BWT"], figures["BWT", str(rounds)]))
+def contradictions(number: int, tidy: pd.DataFrame) -> list[str]:
+    """The figures that the paper's table prints and its own matrix contradicts beyond the rounding."""
+    off = tidy[(tidy["published"] - tidy["recomputed"]).abs() > ROUNDING]
     return [
-        f"Table {number} prints {name} {said:.1f}, its matrix gives {is_:.2f}"
-        for name, said, is_ in pairs
-        if abs(said - is_) > ROUNDING
+        f"Table {number} prints {line.published:.1f} for {line.row}, {line.column}; recomputed from its matrix it is "
+        f"{line.recomputed:.2f}"
+        for line in off.itertuples()
     ]
 
 
 def matrices() -> dict[int, str]:
     """Which run stands behind each of the tables 24 to 42: `<model>/<method>`."""
-    content = json.loads((PUBLISHED / "tables.json").read_text())["matrices"]
-    return {int(number): folder for number, folder in content.items()}
-
-
-def number(value: float, signed: bool = False) -> str:
-    """One decimal; a dash for a figure that is not there."""
-    return "–" if pd.isna(value) else f"{value:+.1f}" if signed else f"{value:.1f}"
+    return {int(number): folder for number, folder in printed()["matrices"].items()}
 
 
 def text_of(line: pd.Series, published_only: bool) -> str:
     """A cell as a reader sees it: ours / published / difference, with the gain in brackets where there is one."""
 
-    def side(name: str) -> str:
-        spread = f" ± {line['std']:.1f}" if name == "ours" and line["seeds"] > 1 else ""
-        gain = line.get(f"{name} gain", np.nan)
-        return number(line[name]) + spread + ("" if pd.isna(gain) else f" ({gain:+.1f})")
+    def gain(side: str) -> str:
+        value = line.get(f"{side} gain", np.nan)
+        return "" if pd.isna(value) else f" ({number(value, '+')})"
 
+    theirs = "" if pd.isna(line["published"]) else number(line["published"]) + gain("published")
     if published_only:
-        return side("published")
-    return f"{side('ours')} / {side('published')} / {number(line['difference'], signed=True)}"
+        return theirs
+    if not theirs:
+        theirs = UNDEFINED if pd.isna(line["recomputed"]) else number(line["recomputed"]) + RECOMPUTED
+    deviation = "" if pd.isna(line["std"]) else f" ± {line['std']:.1f}"
+    return f"{number(line['ours'])}{deviation}{gain('ours')} / {theirs} / {number(line['difference'], '+')}"
 
 
 def pivot(tidy: pd.DataFrame, published_only: bool) -> pd.DataFrame:
-    """The paper's own layout: texts, a row a task or method, a column a round or figure."""
+    """The paper's own layout: texts, a row a task or method, a column a round or figure.
+
+    Of the published side alone rows and columns without any text are left out.
+    """
     texts = tidy.assign(text=tidy.apply(text_of, axis=1, published_only=published_only))
     wide = texts.pivot(index="row", columns="column", values="text")
     wide = wide.reindex(index=tidy["row"].unique(), columns=tidy["column"].unique()).fillna("")
+    if published_only:
+        wide = wide.loc[(wide != "").any(axis=1), (wide != "").any(axis=0)]
     return wide.rename_axis(index="", columns=None)
 
 
@@ -195,14 +199,17 @@ PREAMBLE = r"""\documentclass{article}
 
 def latex(frame: pd.DataFrame, caption: str) -> str:
     """A whole LaTeX document with a booktabs table; `caption` begins with the table's number, `Table 30: `."""
-    number, _, text = caption.removeprefix("Table ").partition(": ")
+    table, _, text = caption.removeprefix("Table ").partition(": ")
+    first = metrics.FIGURES[0].name
     body = frame.map(_cell).rename(index=_escape, columns=_escape).rename_axis(index=None)
     if body.map(lambda cell: cell.startswith("\\both")).any(axis=None):
         text += "; each cell: ours, below it published / difference"
+    if frame.map(lambda cell: RECOMPUTED in cell).any(axis=None):
+        text += f"; {RECOMPUTED} not printed in the paper but recomputed"
     tabular = body.to_latex(escape=False, column_format="l" + "r" * len(frame.columns))
-    tabular = tabular.replace("\nOP &", "\n\\midrule\nOP &")
+    tabular = tabular.replace(f"\n{first} &", f"\n\\midrule\n{first} &")
     return (
-        f"{PREAMBLE}\\setcounter{{table}}{{{int(number) - 1}}}\n\\begin{{table}}\n\\centering\n"
+        f"{PREAMBLE}\\setcounter{{table}}{{{int(table) - 1}}}\n\\begin{{table}}\n\\centering\n"
         f"\\caption{{{_escape(text)}}}\n{tabular}\\end{{table}}\n\\end{{document}}"
     )
 
@@ -214,40 +221,50 @@ def _cell(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    for plain, escaped in (("%", "\\%"), ("_", "\\_"), ("±", "$\\pm$"), ("–", "--")):
+    for plain, escaped in (("%", "\\%"), ("_", "\\_"), ("±", "$\\pm$"), ("–", "--"), ("†", "$^\\dagger$")):
         text = text.replace(plain, escaped)
     return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)
 
 
-def make(number: int, model: str | None, benchmark: str | None, runs: Path) -> tuple[pd.DataFrame, str, list[str]]:
-    """Table N, tidy; its caption; and what there is to say of it (missing runs, contradictions)."""
-    benchmark = benchmark or ("embedded" if model == "tiny" else "trace")
+def make(number: int, model: str | None, benchmark: str | None, runs: Path) -> tuple[pd.DataFrame, str]:
+    """Table N, tidy, and its caption. Raises UserError for a run that is damaged."""
+    benchmark = benchmark or default_benchmark(model)
     ours = runs / benchmark
-    setting = (f" MODEL={model}" if model else "") + (f" BENCHMARK={benchmark}" if model else "")
     if number in matrices():
         published_model, method = matrices()[number].split("/")
-        own = Runs.under(ours / (model or published_model) / method)
-        tidy = matrix_table(Runs.under(PUBLISHED / published_model / method), own)
-        caption, notes = f"Table {number}: {method}, {published_model}", contradictions(number)
+        [published] = find_published(published_model, method)
+        tidy = matrix_table(published, finished(ours, model or published_model, method))
+        caption = f"Table {number}: {method}, {published_model}"
     elif number == 3:
-        tidy = table3({published: ours / (model or published) for published in MODELS})
-        caption, notes = "Table 3: OP and BWT, full (FFT) and half (HFT) fine-tuning, gain in brackets", []
+        tidy = table3({published: model or published for published in MODELS}, ours)
+        caption = "Table 3: OP and BWT, full (FFT) and half (HFT) fine-tuning, gain in brackets"
     else:
-        tidy = comparison(COMPARED[number], PUBLISHED / MODELS[0], ours / (model or MODELS[0]))
+        tidy = comparison(number, model or MODELS[0], ours)
         caption = {4: "Table 4: how the half is chosen", 7: "Table 7: how much learns, embeddings and head or not"}[
             number
         ]
-        notes = []
-    if ((tidy["seeds"] == 0) & tidy["published"].notna()).any():
-        notes.append(f"runs are missing (–): make table{number}{setting} makes them")
     if model:
         caption += f"; ours: {model} on {benchmark}"
-    return tidy, caption, notes
+    return tidy, caption
+
+
+def notes(number: int, tidy: pd.DataFrame, options: argparse.Namespace) -> list[str]:
+    """What there is to say of the table, a line each: contradictions, the mark for what is recomputed, missing runs."""
+    lines = contradictions(number, tidy)
+    if options.published:
+        return lines
+    if (tidy["published"].isna() & tidy["recomputed"].notna()).any():
+        lines.append(f"Marked {RECOMPUTED}: the paper does not print it; recomputed from its matrix.")
+    if ((tidy["seeds"] == 0) & tidy["published"].notna()).any():
+        benchmark = options.benchmark or default_benchmark(options.model)
+        setting = f" MODEL={options.model} BENCHMARK={benchmark}" if options.model else ""
+        makes = "" if options.tried else f": make table{number}{setting} makes them"
+        lines.append(f"runs are missing ({UNDEFINED}){makes}")
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    known = [3, 4, 7, *matrices()]
     parser = argparse.ArgumentParser(prog="python -m trace_cl.tables", description="A table of the paper, from runs.")
     parser.add_argument("number", type=int, help="3, 4, 7, or 24 to 42")
     parser.add_argument("--model", help="whose runs stand beside the published ones (default: the table's own model)")
@@ -255,13 +272,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--format", choices=["md", "csv", "latex"], default="md")
     parser.add_argument("--published", action="store_true", help="the published figures alone")
+    parser.add_argument("--tried", action="store_true", help="the runs were just tried: not how to make those missing")
     options = parser.parse_args(arguments)
-    if options.number not in known:
-        print(f"error: there is no table {options.number} here: choose 3, 4, 7, or 24 to 42", file=sys.stderr)
+    try:
+        if options.number not in (3, 4, 7, *matrices()):
+            raise UserError(f"there is no table {options.number} here: choose 3, 4, 7, or 24 to 42")
+        tidy, caption = make(options.number, options.model, options.benchmark, options.runs)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    tidy, caption, notes = make(options.number, options.model, options.benchmark, options.runs)
-    if options.published:
-        notes = [note for note in notes if "missing" not in note]
     if options.format == "csv":
         tidy.to_csv(sys.stdout, index=False)
     else:
@@ -271,6 +290,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             cells = "" if options.published else " Each cell: ours / published / difference."
             print(f"**{caption}.**{cells}\n\n{markdown(wide)}")
-    for note in notes:
-        print(note, file=sys.stderr if options.format != "md" else sys.stdout)
+    if said := notes(options.number, tidy, options):
+        if options.format == "md":
+            print()  # or Markdown takes the notes for rows
+        print("\n".join(said), file=sys.stdout if options.format == "md" else sys.stderr)
     return 0

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from trace_cl.errors import UserError
 from trace_cl.records.files import as_json, flatten, is_free, read_json, read_matrix, read_yaml, write
-from trace_cl.records.predictions import Prediction, as_lines
+from trace_cl.records.predictions import Prediction, as_lines, prompts_as_lines
 
 P = ParamSpec("P")
 
@@ -87,7 +87,7 @@ class Journal:
         self._note_environment(environment)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep every other process out of this run; the system lifts the lock when this one ends, however it ends.
 
         Raises UserError where another process is at it.
@@ -141,6 +141,13 @@ class Journal:
     def write_predictions(self, round: int, task: str, predictions: Sequence[Prediction], variant: str) -> None:
         """One line an example: the score that counts, and both variants of it."""
         write(self.folder / "predictions" / f"round{round}" / f"{task}.jsonl", as_lines(predictions, variant))
+
+    @writing
+    def write_prompts(self, task: str, indices: Sequence[int], prompts: Sequence[str]) -> None:
+        """What the task's scored examples ask, one line an example; it never changes, so it is written once."""
+        path = self.folder / "prompts" / f"{task}.jsonl"
+        if not path.exists():
+            write(path, prompts_as_lines(indices, prompts))
 
     @writing
     def write_round(self, round: int, record: Mapping[str, Any]) -> None:

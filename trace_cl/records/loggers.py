@@ -1,6 +1,6 @@
 """Where a run's curves go besides its own files: nowhere, TensorBoard, Weights & Biases, or MLflow.
 
-The names are the same everywhere: `train/…` over the optimizer steps of the whole run, `score/<task>`, `OP` and `BWT`
+The names are the same everywhere: `train/…` over the optimizer steps of the whole run, `score/<task>`, `OP`, `BWT`
 over the rounds (round 0: the untouched model). A run that goes on goes on in the same curves. What it wrote of a round
 that was broken off is learned and written again: TensorBoard drops the first writing, the others keep it and pass over
 the second, which by the same seed says the same. (Weights & Biases cannot in offline mode: nothing tells it what an
@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from omegaconf import OmegaConf
 
+from trace_cl import metrics
 from trace_cl.errors import UserError
 from trace_cl.records.files import flatten, write
 
@@ -115,7 +116,8 @@ class WeightsAndBiases:
             )
         except self.wandb.Error as error:
             raise UserError(f"logger=wandb: {first_line(error)} (logger.mode=offline needs no account)") from error
-        for axis, names in {"step": ["train/*"], "round": ["score/*", "OP", "BWT"]}.items():
+        figures = [figure.name for figure in metrics.FIGURES]
+        for axis, names in {"step": ["train/*"], "round": ["score/*", *figures]}.items():
             self.run.define_metric(axis)
             for name in names:
                 self.run.define_metric(name, step_metric=axis)

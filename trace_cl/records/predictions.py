@@ -1,4 +1,7 @@
-"""The answers of a run: one line an example, `predictions/round<t>/<task>.jsonl`."""
+"""The answers of a run, and what was asked: one line an example, `predictions/round<t>/<task>.jsonl`.
+
+The prompts are the same in every round, so they are kept once, in `prompts/<task>.jsonl`.
+"""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +29,13 @@ def as_lines(predictions: Sequence[Prediction], variant: str) -> str:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
+def prompts_as_lines(indices: Sequence[int], prompts: Sequence[str]) -> str:
+    """The content of `prompts/<task>.jsonl`: of each example that is scored its index and the text of its prompt."""
+    lines = ({"index": index, "prompt": prompt} for index, prompt in zip(indices, prompts, strict=True))
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of such a file, or of train.jsonl."""
+    """The lines of such files, or of train.jsonl."""
     with path.open(encoding="utf-8") as file:  # not splitlines(), which breaks an answer at U+2028
         return [json.loads(line) for line in file]

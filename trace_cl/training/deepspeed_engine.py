@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trace_cl.data.batches import answer_tokens, collate, micro_batches, shares
+from trace_cl.errors import UserError
 from trace_cl.strategies.base import Answerer, Example, Parts
 from trace_cl.training import deepspeed_private as private
 from trace_cl.training.engine import Optimization, adamw, cast, checkpoint_gradients, trainable
@@ -46,7 +47,7 @@ class DeepSpeedEngine:
 
     def place(self, model: PreTrainedModel) -> None:
         checkpoint_gradients(model, self.gradient_checkpointing)
-        self.plain = private.attributes(model)
+        self.plain, self.skeleton = private.attributes(model), private.skeleton(model)
         self._settle(model)
 
     def train(self, model: PreTrainedModel, loss: Loss = plain, answerer: Answerer | None = None) -> "DeepSpeedLearner":
@@ -106,24 +107,30 @@ class DeepSpeedLearner:
 
     def __init__(self, engine: DeepSpeedEngine, model: PreTrainedModel, loss: Loss, answerer: Answerer | None) -> None:
         self.answerer = answerer
-        self.place, self.ranks, self.model = engine._settle, engine.ranks, model
+        self.home, self.ranks, self.model = engine, engine.ranks, model
         self.tokens_per_batch, self.clip_norm = engine.tokens_per_batch, engine.optimization.clip_norm
         self.dtype, self.device = model.dtype, engine.device
-        names = trainable(model)
-        mixed_here = self.dtype == torch.bfloat16 and engine.zero_stage == 0
-        if mixed_here:
-            cast(names.values(), torch.float32)
+        self.parameters = trainable(model)
+        self.autocast = self.dtype == torch.bfloat16 and engine.zero_stage == 0
+        if self.autocast:
+            cast(self.parameters.values(), torch.float32)
         [self.engine, optimizer, *_] = deepspeed.initialize(
-            model=LanguageModel(model, loss, autocast=mixed_here),
-            optimizer=adamw(names.values(), engine.optimization),
+            model=LanguageModel(model, loss, self.autocast),
+            optimizer=adamw(self.parameters.values(), engine.optimization),
             config=engine.config(model),
         )
-        self.gradients: private.Whole | private.Shards
+        self.held: private.Whole | private.Shards
         if engine.zero_stage == 0:
-            self.gradients = private.Whole(names)
+            self.held = private.Whole(self.parameters)
         else:
-            self.gradients = private.Shards(optimizer, names)
+            self.held = (private.Stage2 if engine.zero_stage < 3 else private.Stage3)(optimizer, self.parameters)
         self.engine.train()
+
+    def change(self) -> None:
+        """Raises UserError."""
+        raise UserError(
+            "DeepSpeed cannot change within a round which parameters learn: set engine=torch, on one device"
+        )
 
     def backward(self, examples: Sequence[Example]) -> float:
         """Each rank takes its share, balanced by tokens.
@@ -145,20 +152,63 @@ class DeepSpeedLearner:
         return self.ranks.sum(loss).item()
 
     def take_gradients(self) -> Parts:
-        """Take this rank's part of the gradients away, by parameter name; the next backward begins from nothing."""
-        return self.gradients.take()
+        return self.held.take()
 
     def put_gradients(self, gradients: Parts) -> None:
-        """Put gradients in the place of what is there."""
-        self.gradients.put(gradients)
+        self.held.put(gradients)
 
     def sum_over_shards(self, table: Tensor) -> Tensor:
-        """The sum over ranks; or the table itself where every rank holds whole gradients."""
-        return table if isinstance(self.gradients, private.Whole) else self.ranks.sum(table)
+        if isinstance(self.held, private.Whole):
+            return table
+        return self.ranks.sum(table.to(self.device, copy=True)).to(table.device)
+
+    def weights(self) -> Parts:
+        return self.held.weights()
+
+    def set_weights(self, weights: Parts) -> None:
+        self.held.write(weights)
+
+    def gather(self, parts: Parts) -> dict[str, Tensor]:
+        """One tensor at a time is whole on the devices."""
+        gathered: dict[str, Tensor] = {}
+        for name, part in parts.items():
+            pasted = self.held.paste(name, part)
+            whole = part if pasted is None else self.ranks.sum(pasted)
+            if self.ranks.first:
+                gathered[name] = whole.detach().to("cpu", copy=True)
+        return gathered
+
+    def scatter(self, whole: dict[str, Tensor]) -> Parts:
+        """Every rank is sent all of each tensor, and keeps its part."""
+        named = self.ranks.broadcast([(n, t.shape, t.dtype) for n, t in whole.items() if n in self.parameters])
+        parts: Parts = {}
+        for name, shape, dtype in named:
+            sent = torch.empty(shape, dtype=dtype, device=self.device)
+            if self.ranks.first:
+                sent.copy_(whole[name])
+            parts[name] = self.held.cut(name, self.ranks.send(sent))
+        return parts
+
+    def snapshot(self) -> LanguageModel:
+        """A whole copy on every device. Raises UserError where there is no room even for one whole model."""
+        if self.home.partitioned:
+            raise UserError(
+                "this strategy keeps a frozen copy of the model on every device, and the whole model does not fit on "
+                "one: take devices with more memory, a smaller model or another strategy"
+            )
+        teacher = private.clothe(self.home.skeleton, self.model, self.device, self.dtype)
+        return LanguageModel(teacher, autocast=self.autocast)
+
+    def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
+        assert self.answerer is not None
+        self.engine.eval()
+        answers = self.answerer.generate(prompts, tokens)
+        self.engine.train()
+        return answers
 
     def step(self) -> float:
-        if isinstance(self.gradients, private.Whole):  # where DeepSpeed clips, but does not tell the norm
-            norm = nn.utils.clip_grad_norm_(self.gradients.parameters.values(), self.clip_norm)
+        if isinstance(self.held, private.Whole):  # where DeepSpeed clips, but does not tell the norm
+            norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_norm)
             self.engine.step()
             return norm.item()
         self.engine.step()
@@ -166,6 +216,6 @@ class DeepSpeedLearner:
 
     def close(self) -> None:
         private.close(self.engine)
-        del self.engine, self.gradients
+        del self.engine, self.held, self.parameters
         cast(trainable(self.model).values(), self.dtype)
-        self.place(self.model)
+        self.home._settle(self.model)

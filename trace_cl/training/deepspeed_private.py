@@ -1,10 +1,12 @@
 """All that is known of DeepSpeed's insides (0.19.8): where it keeps gradients, and what it leaves behind on a model."""
 
+import copy
 import gc
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # it is documented, if not listed
+from transformers import PreTrainedModel
 
 from trace_cl.strategies.base import Parts, shape_of
 
@@ -42,7 +45,7 @@ def connect(device: torch.device) -> None:
 
 
 class Whole:
-    """The gradients under stage 0: whole on every rank, where PyTorch keeps them."""
+    """What a rank holds of each parameter that learns, under stage 0: all of it, where PyTorch keeps it."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = parameters
@@ -60,45 +63,149 @@ class Whole:
         for name, parameter in self.parameters.items():
             parameter.grad = gradients[name]
 
+    def weights(self) -> Parts:
+        """The values themselves."""
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
-class Shards:
-    """The gradients under stages 2 and 3: this rank's slice of each parameter's, empty where it holds none of it.
+    @torch.no_grad()
+    def write(self, weights: Parts) -> None:
+        """Put these values in the place of what is there."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(weights[name])
 
-    They are only there after the last micro-batch's backward. Slices that fill a partition up belong to no parameter.
+    def cut(self, name: str, whole: Tensor) -> Tensor:
+        """This rank's part of a whole tensor."""
+        return whole
+
+    def paste(self, name: str, part: Tensor) -> Tensor | None:
+        """The part in the whole tensor's shape, zero where other ranks have theirs; None: it is all there is."""
+        return None
+
+
+class Shards(ABC):
+    """The same under stages 2 and 3: a slice of each flattened parameter, empty where this rank holds none of it.
+
+    The optimizer keeps fp32 values of its slices. `held` tells of each parameter where the slice starts, and those
+    values; it is known from the round's beginning. Gradients are only there after the last micro-batch's backward.
     """
 
     def __init__(self, optimizer: Any, parameters: Mapping[str, nn.Parameter]) -> None:
         self.optimizer = optimizer
         self.parameters = parameters
+        self.held = {name: self._slice_of(parameter) for name, parameter in parameters.items()}
+
+    @abstractmethod
+    def _slice_of(self, parameter: nn.Parameter) -> tuple[int, Tensor]: ...
+
+    @abstractmethod
+    def take(self) -> Parts:
+        """Take the gradients away."""
+
+    @abstractmethod
+    def put(self, gradients: Parts) -> None:
+        """Put these in their place."""
+
+    @abstractmethod
+    def _publish(self) -> None:
+        """Bring what the optimizer holds into the model, on all ranks."""
+
+    def weights(self) -> Parts:
+        """The optimizer's values."""
+        return {name: values for name, (_, values) in self.held.items()}
+
+    def write(self, weights: Parts) -> None:
+        """Put these values in the place of what is there."""
+        for name, (_, values) in self.held.items():
+            values.copy_(weights[name])
+        self._publish()
+
+    def cut(self, name: str, whole: Tensor) -> Tensor:
+        """This rank's part of a whole tensor."""
+        start, values = self.held[name]
+        return whole.flatten()[start : start + len(values)].clone()
+
+    def paste(self, name: str, part: Tensor) -> Tensor | None:
+        """The part in the whole tensor's shape, zero where other ranks have theirs."""
+        start, values = self.held[name]
+        whole = part.new_zeros(shape_of(self.parameters[name]))
+        whole.view(-1)[start : start + len(values)] = part
+        return whole
+
+
+class Stage2(Shards):
+    """All parameters lie one after another in one flat tensor, of which each rank has a stretch."""
+
+    def __init__(self, optimizer: Any, parameters: Mapping[str, nn.Parameter]) -> None:
+        super().__init__(optimizer, parameters)
         self.names = {id(parameter): name for name, parameter in parameters.items()}
         self.layout: dict[int, list[str | Tensor]] = {}
 
+    def _slice_of(self, parameter: Any) -> tuple[int, Tensor]:
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return 0, torch.zeros(0, device=parameter.device)
+        return mapping.lp_fragment_address.start, mapping.hp_fragment.detach()
+
     def _slices(self) -> Iterator[tuple[int, str | None, Tensor]]:
-        owned = getattr(self.optimizer, "params_in_partition", None) or self.optimizer.fp16_groups
         for group, gradients in self.optimizer.averaged_gradients.items():
-            names = (self.names[id(parameter)] for parameter in owned[group])
+            names = (self.names[id(parameter)] for parameter in self.optimizer.params_in_partition[group])
             for gradient in gradients:
+                # What fills the last stretch up belongs to no parameter; it is marked, or comes last.
                 yield group, None if getattr(gradient, "_zero_padding", False) else next(names, None), gradient
 
     def take(self) -> Parts:
-        """Take the gradients away."""
         taken = {name: torch.zeros(0, device=parameter.device) for name, parameter in self.parameters.items()}
         self.layout = {}
         for group, name, gradient in self._slices():
             self.layout.setdefault(group, []).append(gradient if name is None else name)
             if name is not None:
-                # Stage 3 writes every gradient into the same buffer.
-                taken[name] = gradient.clone() if hasattr(self.optimizer, "fp16_groups") else gradient
+                taken[name] = gradient.flatten()
+        # A backward adds to what it finds in either.
         self.optimizer.averaged_gradients = dict.fromkeys(self.layout)
-        if hasattr(self.optimizer, "all_grad_tensors"):
-            self.optimizer.all_grad_tensors = dict.fromkeys(self.layout)
+        self.optimizer.all_grad_tensors = dict.fromkeys(self.layout)
         self.optimizer.zero_grad(set_to_none=True)
         return taken
 
     def put(self, gradients: Parts) -> None:
-        """Put these in their place."""
         for group, slices in self.layout.items():
             self.optimizer.averaged_gradients[group] = [gradients[s] if isinstance(s, str) else s for s in slices]
+
+    def _publish(self) -> None:
+        self.optimizer.update_lp_params()
+
+
+class Stage3(Shards):
+    """Each parameter is cut into as many slices as there are ranks, the last filled up to the others' length.
+
+    What fills it up is never initialised, and stays out of sight.
+    """
+
+    def _slice_of(self, parameter: nn.Parameter) -> tuple[int, Tensor]:
+        values, _ = self.optimizer._get_fp32_opt_state_partition(parameter, release_swap_buffers=True)
+        start = dist.get_rank() * len(values)
+        return start, values.detach()[: max(0, shape_of(parameter).numel() - start)]
+
+    def _gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Where each gradient lies, all through the round."""
+        for name, parameter in self.parameters.items():
+            gradient, _ = self.optimizer._get_fp32_grad_state_partition(parameter, release_swap_buffers=True)
+            yield name, gradient[: len(self.held[name][1])]
+
+    def take(self) -> Parts:
+        taken = {name: gradient.clone() for name, gradient in self._gradients()}
+        self.optimizer.zero_grad(set_to_none=True)
+        return taken
+
+    def put(self, gradients: Parts) -> None:
+        for name, gradient in self._gradients():
+            gradient.copy_(gradients[name])
+
+    def _publish(self) -> None:
+        # What the end of a step does: give up what was gathered by the old values, and gather anew what stays so.
+        self.optimizer.checkpoint_event_prologue()
+        for group in range(len(self.optimizer.fp16_groups)):
+            self.optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        self.optimizer.checkpoint_event_epilogue()
 
 
 def close(engine: Any) -> None:
@@ -126,19 +233,40 @@ def renew(model: nn.Module, device: torch.device, plain: Attributes) -> None:
     The parameters are new ones, because the old lead to the engine that trained them, and keep it alive.
     """
     strip(model, plain)
-    fresh: dict[int, nn.Parameter] = {}
-    old: list[nn.Parameter] = []
-    for module in model.modules():
-        parameters, module._parameters = dict(module._parameters), {}
-        for name, parameter in parameters.items():
-            if parameter is not None and id(parameter) not in fresh:
-                fresh[id(parameter)] = nn.Parameter(_whole(parameter).to(device), parameter.requires_grad)
-                old.append(parameter)
-            module._parameters[name] = None if parameter is None else fresh[id(parameter)]
-    for parameter in old:
-        vars(parameter).clear()
+    for old in _replace(model, lambda p: nn.Parameter(_whole(p).to(device), p.requires_grad)):
+        vars(old).clear()
     model.to(device)
     gc.collect()
+
+
+def _replace(model: nn.Module, new: Callable[[nn.Parameter], nn.Parameter]) -> list[nn.Parameter]:
+    """Give the modules other parameters; what is tied stays so. Gives the old ones."""
+    fresh: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        # ZeRO-3 has put a dictionary of its own there.
+        parameters, module._parameters = dict(module._parameters), {}
+        for name, parameter in parameters.items():
+            if parameter is not None and parameter not in fresh:
+                fresh[parameter] = new(parameter)
+            module._parameters[name] = None if parameter is None else fresh[parameter]
+    return list(fresh)
+
+
+def skeleton(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a plain model without its weights (they are on the meta device)."""
+    # What is in the memo counts as copied.
+    without = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, without)
+
+
+def clothe(skeleton: PreTrainedModel, model: nn.Module, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy of a skeleton with what its model's weights are now, whole on every rank, gathered one by one."""
+    clothed = copy.deepcopy(skeleton)
+    weights = dict(zip(clothed.parameters(), model.parameters(), strict=True))
+    _replace(clothed, lambda p: nn.Parameter(_whole(weights[p]).to(device, dtype), requires_grad=False))
+    clothed.to(device)  # type: ignore[arg-type]  # the library's wrapper hides the method's own signature
+    clothed.eval()
+    return clothed
 
 
 def strip(model: nn.Module, plain: Attributes) -> None:

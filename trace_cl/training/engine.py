@@ -38,11 +38,6 @@ class RoundLearner(Learner, Protocol):
 class Engine(Protocol):
     """Where the weights lie, and how they are trained."""
 
-    @property
-    def partitioned(self) -> bool:
-        """Whether each rank holds a part of the weights only, so that all must go through the model in step."""
-        ...
-
     def place(self, model: PreTrainedModel) -> None:
         """Bring a freshly loaded model to the devices, ready to be evaluated."""
         ...

@@ -8,6 +8,7 @@ values. Not counted: what the communication between ranks and the allocator take
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 
 from trace_cl.data.batches import answer_tokens, micro_batches
 from trace_cl.strategies.base import Batch, Bytes, Example, shape_of
+from trace_cl.strategies.layers import decoder_layers
 from trace_cl.training.layout import Layout
 from trace_cl.training.loss import LanguageModel
 
@@ -104,7 +106,10 @@ def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micr
     rows, length, answers = micro_batch
     autocast = layout.held_in_fp32(dtype)
     model = copy.deepcopy(model).train()
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    # The library's own product of experts is told of no shapes but bf16's; the one it falls back on, which keeps the
+    # same tensors, is.
+    grouped = patch("transformers.integrations.moe._can_use_grouped_mm", return_value=False, create=True)
+    with FakeTensorMode(allow_non_fake_inputs=True), grouped:
         pretend(model, dtype, torch.float32 if autocast else dtype)
         objective = LanguageModel(model, autocast=autocast)
         kept = Kept(model)
@@ -145,7 +150,7 @@ class Kept:
         self.layer: int | None = None
         self.storages: dict[int, tuple[int | None, torch.UntypedStorage]] = {}
         self.weights = {p.untyped_storage()._cdata for p in model.parameters()}
-        for number, layer in enumerate(model.get_decoder().layers):
+        for number, layer in enumerate(decoder_layers(model).values()):
             layer.register_forward_pre_hook(lambda *_, n=number: self._enter(n))
             layer.register_forward_hook(lambda *_: self._enter(None))
 

@@ -25,6 +25,7 @@ from transformers.utils import logging as hf_logging
 from trace_cl.errors import UserError
 from trace_cl.records.files import PACKAGE
 from trace_cl.strategies.base import shape_of
+from trace_cl.strategies.layers import decoder_layers, matrices, module_of
 
 # What goes wrong at the hub is told in our own one sentence.
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
@@ -120,14 +121,19 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(folder: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a folder, in main memory and evaluation mode. Raises UserError where it cannot be read."""
+def load_model(folder: str, dtype: torch.dtype, name: str | None = None) -> PreTrainedModel:
+    """The model of a folder, in main memory and evaluation mode. Raises UserError where it cannot be read.
+
+    `name` is what others know it by: an adapter names its base so, and not by a folder of this machine.
+    """
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} holds no model that can be read: {_in_one_line(error)}") from error
+    if name is not None:
+        model.name_or_path = model.config._name_or_path = name
     model.eval()
     return model
 
@@ -144,17 +150,24 @@ def build_on_meta(config: PretrainedConfig, dtype: torch.dtype = torch.float32) 
     return model
 
 
+def is_spread(model: nn.Module) -> bool:
+    """Whether each rank holds a part of the weights only (ZeRO-3), so that all must go through the model in step."""
+    return any(hasattr(parameter, "ds_tensor") for parameter in model.parameters())
+
+
 def frozen_modules(model: nn.Module) -> list[str]:
     """The names of the modules none of whose own parameters learn."""
-    own = {name: list(module.parameters(recurse=False)) for name, module in model.named_modules()}
-    return [name for name, params in own.items() if params and not any(p.requires_grad for p in params)]
+    learns: dict[str, bool] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):  # a tied head is named too
+        learns[module_of(name)] = learns.get(module_of(name), False) or parameter.requires_grad
+    return [module for module, some in learns.items() if not some]
 
 
 def trainable_share(model: nn.Module) -> float:
-    """Trained / all parameters of the transformer layers' matrices (biases, norms and embeddings not counted)."""
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    matrices = {p for stack in stacks for p in stack.parameters() if len(shape_of(p)) == 2}
-    return count(matrices, trainable=True) / count(matrices)
+    """Trained / all parameters of the transformer layers' matrices, experts and their routers among them (biases, norms
+    and embeddings not counted). Raises Unsuitable for a model without layers."""
+    found = {weight for layer in decoder_layers(model).values() for _, weight in matrices(layer)}
+    return count(found, trainable=True) / count(found)
 
 
 def count(parameters: Sequence[nn.Parameter] | set[nn.Parameter], trainable: bool = False) -> int:

@@ -5,6 +5,7 @@ A run has one process a device. Every one of them goes through the same code in 
 
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -49,12 +50,18 @@ class Ranks:
         dist.all_gather_object(gathered, list(values))
         return gathered
 
-    def agree(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The first rank's value, on every rank."""
         box = [value]
         if self.size > 1:
             dist.broadcast_object_list(box)
         return box[0]
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """The first rank's tensor, on every rank; it is written over the others', of the same shape and dtype."""
+        if self.size > 1:
+            dist.broadcast(tensor, src=0)
+        return tensor
 
     def device(self, device: torch.device) -> torch.device:
         """This process's own device of that kind."""
@@ -97,7 +104,9 @@ def join(cuda: bool) -> Ranks:
 def leave() -> None:
     """Part from the other ranks: a process that ends without it may be aborted by what waits for theirs."""
     if dist.is_initialized():
-        dist.destroy_process_group()
+        # DeepSpeed keeps groups of its own: the next run of a sweep would go on using them.
+        deepspeed = sys.modules.get("deepspeed.comm")
+        (deepspeed if deepspeed and deepspeed.is_initialized() else dist).destroy_process_group()
 
 
 def _slurm() -> dict[str, str]:

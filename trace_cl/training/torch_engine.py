@@ -23,8 +23,6 @@ class TorchEngine:
     tokens_per_batch: int
     gradient_checkpointing: bool = False
 
-    partitioned = False
-
     def place(self, model: PreTrainedModel) -> None:
         model.to(self.device)  # type: ignore[arg-type]  # the library's wrapper hides the method's own signature
         checkpoint_gradients(model, self.gradient_checkpointing)

@@ -1,13 +1,13 @@
 "use strict";
 // The dialog shows the answers behind one cell. All it shows follows from `view`; every change ends in `draw()`.
 const PAGE = 20;
+const SHOWN = 600; // signs of a prompt: what is asked stands at its end
 const dialog = document.querySelector("dialog");
 const part = (name) => document.getElementById(`dialog-${name}`);
 const blocks = new Map();
 let view;
 
-function answersOf(section) {
-  const id = section.dataset.answers;
+function block(id) {
   if (!blocks.has(id)) blocks.set(id, JSON.parse(document.getElementById(id).textContent));
   return blocks.get(id);
 }
@@ -22,10 +22,23 @@ function cell(label, text, className = "") {
   return td;
 }
 
+function question(label, id) {
+  if (id === null) return cell(label, "", "text question");
+  const prompt = block("prompts")[id];
+  if (prompt.length <= SHOWN) return cell(label, prompt, "text question");
+  const td = cell(label, "", "text question");
+  const whole = element("details", "");
+  const end = element("span", `…${prompt.slice(-SHOWN)}`);
+  whole.append(element("summary", `the whole prompt (${prompt.length} characters)`), element("span", prompt));
+  whole.addEventListener("toggle", () => { end.hidden = whole.open; });
+  td.append(whole, end);
+  return td;
+}
+
 function open(button) {
   const row = button.closest("tr");
   const section = button.closest("section");
-  const { texts, tasks } = answersOf(section);
+  const { texts, tasks } = block(section.dataset.answers);
   const own = Number(button.dataset.task) + 1;
   view = { section, row, texts, task: tasks[own - 1], own, round: Number(button.dataset.round), first: 0 };
   draw();
@@ -49,7 +62,7 @@ function draw() {
   const now = task.rounds[round];
   const compared = own !== round && own in task.rounds;
   const then = compared ? task.rounds[own] : now;
-  const after = (t) => (t === 0 ? "untouched model" : `after round ${t}`);
+  const after = (t) => (t === 0 ? "base model" : `after round ${t}`);
 
   part("title").textContent = `${task.name}, ${after(round)}`;
   part("run").textContent = section.dataset.name;
@@ -72,11 +85,13 @@ function draw() {
   dialog.querySelector("[data-turn='-1']").disabled = view.first === 0;
   dialog.querySelector("[data-turn='1']").disabled = last === places.length;
 
+  const asked = "prompt" in task;
   const columns = ["#", "reference", after(round), "score"];
   if (compared) columns.push(`just learned (round ${own})`, "score");
   const head = element("tr", "");
   const align = (name) => (name === "score" ? "number" : "");
-  head.append(...columns.map((name) => element("th", name, { scope: "col", className: align(name) })));
+  const shown = asked ? [columns[0], "question", ...columns.slice(1)] : columns;
+  head.append(...shown.map((name) => element("th", name, { scope: "col", className: align(name) })));
   dialog.querySelector("thead").replaceChildren(head);
   dialog.querySelector("tbody").replaceChildren(
     ...places.slice(view.first, last).map((place) => {
@@ -87,6 +102,7 @@ function draw() {
       };
       line.append(
         cell(columns[0], task.index[place], "number"),
+        ...(asked ? [question("question", task.prompt[place])] : []),
         text(columns[1], task.reference[place], "text"),
         text(columns[2], now.text[place], "text"),
         cell(columns[3], now.score[place], "number"),

@@ -1,0 +1,123 @@
+"""One list of figures: an entry in `FIGURES` is all it takes. And what only reads runs is quick to start."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure as Picture
+
+from trace_cl import metrics
+from trace_cl.analysis import compare, page, plots, summary, tables
+from trace_cl.analysis.report import write_report
+from trace_cl.metrics import FIGURES, Figure
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def fourth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure more: the best score of the last row."""
+    best = Figure("best", lambda S, t: float(np.nanmax(np.array(S, dtype=float)[-1 if t is None else t - 1])), "m", "f")
+    for module in (metrics, metrics.matrix):
+        monkeypatch.setattr(module, "FIGURES", (*FIGURES, best))
+
+
+def test_a_fourth_figure_stands_everywhere(
+    fourth: None,
+    run: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = run()
+    best = pd.read_csv(folder / "matrix.csv", index_col="round").max(axis=1).tolist()
+    texts = [f"{value:.1f}" for value in best]
+    assert json.loads((folder / "summary.json").read_text())["best"] == best
+    report = (folder / "report.md").read_text()
+    assert f"| best | {' | '.join(texts)} |" in report
+    assert f", best {texts[-1]}**" in report
+    assert "; best: m (f)." in report
+    [*_, line] = capsys.readouterr().out.strip().splitlines()
+    assert line.split() == ["best", *texts], "on the terminal"
+
+    where = ["--runs", str(tmp_path / "runs")]
+    assert summary.main([*where, "--benchmark", "trace"]) == 0
+    assert f" {texts[-1]} |\n" in capsys.readouterr().out
+    assert tables.main(["29", *where, "--model", "tiny", "--benchmark", "trace"]) == 0
+    printed = capsys.readouterr().out
+    assert f"| best | {texts[0]} / 48.5† / " in printed
+    assert tables.main(["3", *where]) == 0
+    assert " best HFT |" in capsys.readouterr().out
+    assert compare.main([str(folder), str(run("hft=true", method="seqft+hft"))]) == 0
+    assert "| best | " in capsys.readouterr().out
+
+    assert page.main(where) == 0
+    html = unescape((tmp_path / "runs" / "report.html").read_text())
+    assert '<th scope="row">best</th>' in html
+    assert '<th scope="col">best</th>' in html
+    assert f", best {texts[-1]}</b>" in html
+
+    titles = []
+    monkeypatch.setattr(plots, "image", lambda picture, format: titles.append(title_of(picture)) or b"")
+    assert plots.main(["heatmap", str(folder), "--out", str(tmp_path)]) == 0
+    assert titles[0].endswith(f", best {texts[-1]}")
+
+
+def title_of(picture: Picture) -> str:
+    """What stands above the first axes."""
+    return picture.axes[0].get_title()
+
+
+def test_the_report_says_why_a_figure_is_undefined(tmp_path: Path) -> None:
+    about: Mapping[str, Any] = {"method": "joint", "benchmark": "b", "model": "m", "seed": 1, "variant": "standard"}
+    record = {
+        **{"round": 1, "task": "a", "trainable_share": 0.0, "optimizer_steps": 0, "tokens": 0, "final_loss": None},
+        **{"seconds": 0.0, "evaluation_seconds": 1.0, "strategy": {}},
+    }
+    records = [record, {**record, "round": 2, "task": "b", "final_loss": 0.5, "strategy": {"examples": 8}}]
+    details = {"complete": True, "zero_shot": {}, "untrained_rounds": [1]}
+    write_report(tmp_path, [[10.0], [50.0, 70.0]], ["a", "b"], records, {**about, **details})
+    text = (tmp_path / "report.md").read_text()
+    assert "**OP 60.0, BWT –, learned –**" in text
+    assert "| OP | 10.0 | 60.0 |\n| BWT | – | – |\n| learned | – | – |" in text
+    assert "\nBWT and learned are undefined (–): round 1 trained nothing, so that there is no score just after" in text
+    assert "| a |  |  | 50.0 |  |\n| b |  | 70.0 | 70.0 | 0.0 |" in text, "nothing was learned of a in its round"
+    assert "| 1 | a | 0.0 | 0 | 0 | – | 0 | 1 |  |\n| 2 | b | 0.0 | 0 | 0 | 0.500 | 0 | 1 | 8 |" in text
+    write_report(tmp_path, [[10.0]], ["a", "b"], records[1:], {**about, **details, "untrained_rounds": []})
+    assert "undefined" not in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("tables", ["30", "--published"]),
+        ("tables", ["3"]),
+        ("results", ["--help"]),
+        ("compare", ["--help"]),
+        ("plots", ["op_bwt", "--published"]),
+        ("page", []),
+    ],
+)
+def test_what_only_reads_runs_imports_no_torch(module: str, arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    drawn = [*arguments, "--out", str(tmp_path / "out")] if module in ("plots", "page") else arguments
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"trace_cl.{module}", *drawn],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "trace_cl.analysis.stored" in imported
+    heavy = {"torch", "transformers", "datasets", *(() if module in ("plots", "page") else ("matplotlib",))}
+    assert not heavy & imported

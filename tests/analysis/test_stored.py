@@ -1,0 +1,122 @@
+"""The one reader of runs: names, order, and what is damaged."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from trace_cl.analysis.stored import StoredRun, by_method, find, find_published, method_order
+from trace_cl.errors import UserError
+from trace_cl.records.files import PUBLISHED
+
+FILES = {
+    "matrix.csv": "round,a,b\n1,80.5,\n2,40,60\n",
+    "config.yaml": "benchmark:\n  name: mine\nseed: 3\n",
+    "summary.json": '{"zero_shot": {"a": 1.0}}',
+    "rounds/round1.json": '{"round": 1}',
+    "predictions/round2/a.jsonl": '{"index": 5, "prediction": "x\u2028y", "reference": "z", "score": 40.0}\n',
+    "prompts/a.jsonl": '{"index": 5, "prompt": "why?"}\n',
+}
+
+
+def stored(folder: Path, **changes: str) -> StoredRun:
+    for name, content in {**FILES, **changes}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return StoredRun.at(folder)
+
+
+def test_a_run_of_ours(tmp_path: Path) -> None:
+    run = stored(tmp_path / "mine" / "qwen" / "gem+hft" / "seed3")
+    assert (run.benchmark, run.model, run.method, run.seed) == ("mine", "qwen", "gem+hft", "3")
+    assert (run.name, run.published, run.complete) == ("mine/qwen/gem+hft/seed3", False, True)
+    assert run.rows == [[80.5], [40, 60]]
+    assert run.scores("a") == {0: 1, 1: 80.5, 2: 40}
+    assert run.scores("b") == {2: 60}
+    assert run.figures == {"OP": [80.5, 50], "BWT": [0, -20.25], "learned": [80.5, 70.25]}
+    assert run.config == {"benchmark.name": "mine", "seed": 3}
+    assert run.record(1) == {"round": 1}
+    assert run.predictions(2, "a")[0]["prediction"] == "x\u2028y"
+    assert run.prompts("a") == {5: "why?"}
+    assert (run.record(2), run.predictions(1, "a"), run.prompts("b"), run.printed) == ({}, [], {}, {})
+
+
+def test_a_published_run_by_whatever_path_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(PUBLISHED / "llama2-chat-7b" / "gem")
+    for folder in (PUBLISHED / "llama2-chat-7b" / "gem", tmp_path / "link"):
+        run = StoredRun.at(folder)
+        assert (run.name, run.published) == ("trace/llama2-chat-7b/gem/published", True)
+        assert run.printed == {
+            "OP": [50.0, 59.2, 52.6, 51.1, 38.5, 48.9, 44.6, 48.2],
+            "BWT": [None, None, None, None, None, None, None, -7.9],
+        }
+        assert (run.text("OP", 8), run.text("BWT", 7)) == ("48.2", "-13.6†")
+        assert not run.config
+
+
+def test_a_run_found_under_its_folder_is_the_one_read_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(tmp_path / "runs" / "mine" / "qwen" / "gem" / "seed3")
+    monkeypatch.chdir(tmp_path / "runs" / "mine" / "qwen" / "gem" / "seed3")
+    [found] = find(tmp_path / "runs")
+    assert found.name == StoredRun.at(Path()).name == StoredRun.at(Path("../seed3")).name == "mine/qwen/gem/seed3"
+
+
+def test_the_one_order_of_methods() -> None:
+    methods = ["seqft", "seqft+hft", "seqft+hft-2x1", "seqft+hft-2x10", "seqft+hft-layer", "gem", "gem+hft", "replay"]
+    methods += ["lora_seqft", "ewc", "ewc+hft", "lwf"]
+    assert sorted({*methods}, key=method_order) == methods
+
+
+def test_runs_are_in_order_and_by_method(tmp_path: Path) -> None:
+    for name in ("b/7b/gem/seed10", "b/7b/gem/seed2", "b/7b/seqft/seed1", "b/13b/seqft/seed1", "a/7b/seqft/seed1"):
+        stored(tmp_path / name)
+    names = [[run.name for run in group] for group in by_method(find(tmp_path))]
+    assert names == [
+        ["a/7b/seqft/seed1"],
+        ["b/7b/seqft/seed1"],
+        ["b/7b/gem/seed2", "b/7b/gem/seed10"],
+        ["b/13b/seqft/seed1"],
+    ]
+    assert len(find_published()) == 19
+    assert [run.method for run in find_published("llama2-chat-13b")][:3] == ["seqft", "seqft+hft", "gem"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("matrix.csv", "", "No columns to parse from file"),
+        ("matrix.csv", "task,a\n1,5\n", "round"),
+        ("matrix.csv", "round,a,b\n", "its rounds are not 1, 2, …"),
+        ("matrix.csv", "round,a,b\n2,5,\n", "its rounds are not 1, 2, …"),
+        ("matrix.csv", "round,a\n1,5\n2,5\n", "its rounds are not 1, 2, … up to the number of tasks"),
+        ("matrix.csv", "round,a,b\n1,5,\n2,,5\n", "a score is missing on or below the diagonal"),
+        ("matrix.csv", "round,a,b\n1,5,\n2,5,5,5,5\n", "Error tokenizing data"),
+        ("matrix.csv", "round,a,b\n1,high,\n", "high"),
+        ("config.yaml", "a: [", "while parsing"),
+        ("summary.json", "{", "Expecting property name"),
+        ("rounds/round1.json", "\x00", "Expecting value"),
+        ("predictions/round2/a.jsonl", '{"index": 5}\n', "line 1 has no prediction"),
+        ("predictions/round2/a.jsonl", '{"index": 5', "Expecting"),
+        ("prompts/a.jsonl", '{"index": 5}\n', "line 1 has no prompt"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_sentence(name: str, content: str, reason: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "qwen" / "gem" / "seed3"
+
+    def read_everything() -> object:
+        run = stored(folder, **{name: content})
+        return run.config, run.summary, run.record(1), run.predictions(2, "a"), run.prompts("a")
+
+    with pytest.raises(UserError) as caught:
+        read_everything()
+    assert re.fullmatch(rf"{re.escape(str(folder / name))} is damaged \(.*\): move the run away", str(caught.value))
+    assert reason in str(caught.value)
+
+
+def test_what_a_run_of_old_left_is_read(tmp_path: Path) -> None:
+    """A run of before there were prompts, figures beside OP and BWT, or rounds that train nothing."""
+    summary = {"complete": True, "OP": [80.5, 50.0], "BWT": [0.0, -20.25], "zero_shot": {}}
+    run = stored(tmp_path / "b" / "m" / "seqft" / "seed1", **{"summary.json": json.dumps(summary)})
+    assert {name: run.figures[name] for name in ("OP", "BWT")} == {name: summary[name] for name in ("OP", "BWT")}
+    assert (run.untrained, run.figures["learned"][-1], run.zero_shot) == ([], 70.25, {})

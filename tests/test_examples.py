@@ -1,0 +1,34 @@
+"""The examples do what they say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def run(example: str, *arguments: str, cwd: Path) -> str:
+    """What an example prints, started in a folder of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(REPOSITORY / "examples" / example), *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_half_fine_tuning_in_a_trainer(tmp_path: Path) -> None:
+    lines = run("hft_in_a_trainer.py", cwd=tmp_path).splitlines()
+    # Of each of the four layers: 2 attention matrices, 1 or 2 MLP matrices (6 in all), 1 norm.
+    assert [line.partition(" modules")[0] for line in lines if line.startswith("training")] == [
+        "training 1: 18",
+        "training 2: 18",
+    ]
+
+
+def test_a_run_and_its_figures(tmp_path: Path) -> None:
+    *_, left, figures = run("run_and_read.py", "benchmark.max_train=8", cwd=tmp_path).splitlines()
+    assert left.startswith("what is left of FOMC: ")
+    S = [line.split(",")[1:] for line in next(tmp_path.rglob("matrix.csv")).read_text().splitlines()[1:]]
+    op = (float(S[1][0]) + float(S[1][1])) / 2
+    assert figures == f"OP {op:.1f}, BWT {(float(S[1][0]) - float(S[0][0])) / 2:.1f}"
