@@ -85,9 +85,12 @@ def test_prompts_and_corpus_figures_reach_the_matrix(run: Callable[..., Path], s
     folder = run(f"benchmark.tasks={tasks}", "evaluation.zero_shot=false")
     rows = read_matrix(folder / "matrix.csv")
     lines = {task: read_lines(folder / "predictions" / "round3" / f"{task}.jsonl") for task in ("MeetingBank", "FOMC")}
-    answers = {task: [[line[key] for line in lines[task]] for key in ("prediction", "reference")] for task in lines}
+
+    def column(task: str, key: str) -> list[str]:
+        return [line[key] for line in lines[task]]
+
     prompts = [row["prompt"] for row in json.loads((small_root / "MeetingBank" / "test.json").read_text())]
-    scores = sari(*answers["MeetingBank"], prompts=prompts)
+    scores = sari(column("MeetingBank", "prediction"), column("MeetingBank", "reference"), prompts=prompts)
     assert [line["score"] for line in lines["MeetingBank"]] == scores
     assert rows["MeetingBank"][3] == math.fsum(scores) / 4
-    assert rows["FOMC"][3] == macro_f1.corpus(*answers["FOMC"])
+    assert rows["FOMC"][3] == macro_f1.corpus(column("FOMC", "prediction"), column("FOMC", "reference"))
