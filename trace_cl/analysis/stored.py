@@ -59,7 +59,7 @@ class StoredRun:
 
     @classmethod
     def at(cls, folder: Path) -> Self:
-        """The run in a folder, named by its place. Raises UserError where there is none, or its matrix is damaged."""
+        """The run in a folder, named by where it lies. Raises UserError where there is none, or a damaged matrix."""
         path = folder / "matrix.csv"
         if not path.exists():
             raise UserError(
@@ -139,8 +139,8 @@ class StoredRun:
     def scores(self, task: str) -> dict[int, float]:
         """A task's scores by round; round 0 is the base model."""
         base = {0: self.zero_shot[task]} if task in self.zero_shot else {}
-        place = self.tasks.index(task)
-        return base | {t: row[place] for t, row in enumerate(self.rows, start=1) if place < t}
+        column = self.tasks.index(task)
+        return base | {t: row[column] for t, row in enumerate(self.rows, start=1) if column < t}
 
     @cached_property
     def summary(self) -> dict[str, Any]:
