@@ -27,12 +27,12 @@ _YES, _NO = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 
 @dataclass
 class TaskConfig:
-    """One task: how long it is learned, and how it is scored."""
+    """One task: how long it is learned, how it is scored, and how many generated tokens can change its score."""
 
     epochs: int = MISSING
     """Times that its training examples are gone through in its round."""
     metric: str = MISSING
-    """A name of `metrics.METRICS`, or the dotted name of a metric of one's own."""
+    """How its answers are scored: a name of `metrics.METRICS`, or the dotted name of a metric of one's own."""
     answer_tokens: int = MISSING
     """Tokens generated at most: as many as can still change the score."""
 
