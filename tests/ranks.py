@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from omegaconf import OmegaConf
-from support import killed_after_writing
+from support import Killed, killed_after
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl.data.batches import collate
 from trace_cl.evaluation import Generator
-from trace_cl.records.journal import Journal
-from trace_cl.run import start
+from trace_cl.run import Run, start
 from trace_cl.strategies.base import Example, Learner, Parts, Round
 from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection
@@ -54,10 +54,16 @@ def start_all(configs: Sequence[dict[str, Any]]) -> None:
         start(OmegaConf.create(config))
 
 
-def start_and_die_after_the_first_round(config: dict[str, Any]) -> None:
-    """A run that is ended when its first row is written."""
-    Journal.finish_round = killed_after_writing(Journal.finish_round)  # type: ignore[method-assign]
-    start(OmegaConf.create(config))
+def start_and_end_after_the_first_round(
+    configs: Sequence[dict[str, Any]], afterwards: Sequence[dict[str, Any]]
+) -> None:
+    """Runs of which nothing but the first round is done; and, in the same processes, whole ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "finish", killed_after(Run.finish))
+        for config in configs:
+            with pytest.raises(Killed):
+                start(OmegaConf.create(config))
+    start_all(afterwards)
 
 
 def model_of(**sizes: Any) -> PreTrainedModel:
@@ -117,8 +123,9 @@ def use_every_word(
     learner.backward(EXAMPLES)
     gradients = learner.take_gradients()
     noted["gradients"] = learner.gather(gradients)
-    again = learner.scatter({**noted["gradients"], "of another round": torch.ones(3)})
-    torch.testing.assert_close(again, gradients, rtol=0, atol=0)
+    for kept in (gradients, {name: gradient.bfloat16() for name, gradient in gradients.items()}):
+        again = learner.scatter({**learner.gather(kept), "of another round": torch.ones(3)})
+        torch.testing.assert_close(again, kept, rtol=0, atol=0)
     squares = torch.stack([gradient.square().sum() for gradient in gradients.values()])
     noted["squares"] = learner.sum_over_shards(squares)
     learner.put_gradients({name: gradient + weight for (name, gradient), weight in together(gradients, learner)})
@@ -231,6 +238,21 @@ def optimizers_bytes_of_each_stage(folder: Path) -> None:
             noted.setdefault(stage, {})[method] = sum(m.numel() * m.element_size() for m in moments)
             trainer.close()
     Path(folder, f"rank{ranks.rank}").write_text(json.dumps(noted))
+
+
+class Merging(SeqFT):
+    """A round ends half way between where it began and what it learned (WiSE-FT, arXiv 2109.01903)."""
+
+    name = "merging"
+    uses = frozenset({"weights"})
+
+    def begin_round(self, round: Round, learner: Learner) -> None:
+        self.before = learner.gather(learner.weights())
+
+    def end_round(self, round: Round, learner: Learner) -> dict[str, Any]:
+        before = learner.scatter(self.before)
+        learner.set_weights({name: (before[name] + now) / 2 for name, now in learner.weights().items()})
+        return {}
 
 
 class FailsOnTheSecondRank(SeqFT):

@@ -38,14 +38,14 @@ class Killed(Exception):
     """Stands for a kill -9: nothing in the project catches it."""
 
 
-def killed_after_writing(write: Callable[P, None]) -> Callable[P, None]:
-    """The end of a run as soon as something is written."""
+def killed_after(act: Callable[P, None]) -> Callable[P, None]:
+    """The end of a run as soon as something is done."""
 
-    def write_and_die(*args: P.args, **kwargs: P.kwargs) -> None:
-        write(*args, **kwargs)
+    def act_and_die(*args: P.args, **kwargs: P.kwargs) -> None:
+        act(*args, **kwargs)
         raise Killed
 
-    return write_and_die
+    return act_and_die
 
 
 def results(folder: Path) -> dict[str, bytes]:

@@ -20,17 +20,15 @@ from ranks import (
     on_two_ranks,
     optimizers_bytes_of_each_stage,
     start_all,
-    start_and_die_after_the_first_round,
+    start_and_end_after_the_first_round,
     use_every_word_under_each_stage,
 )
 from safetensors.torch import load_file
-from support import TASKS, Killed, compose, killed_after_writing, results
-from torch.multiprocessing.spawn import ProcessRaisedException
+from support import TASKS, Killed, compose, killed_after, results
 
 from trace_cl.config import as_dict
 from trace_cl.launch.processes import launch
-from trace_cl.records.journal import Journal
-from trace_cl.run import start
+from trace_cl.run import Run, start
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.engine import Optimization
 from trace_cl.training.layout import processes
@@ -46,8 +44,21 @@ METHODS = {
     "replay": ("strategy=replay",),
     "replay+hft": ("strategy=replay", "hft=true"),
     "lora_seqft": ("strategy=lora_seqft", "strategy.dropout=0"),
+    "gem last_batch": ("strategy=gem", "strategy.memory=last_batch"),
+    "ewc": ("strategy=ewc", "strategy.fisher_examples=5"),
+    "ewc+hft": ("strategy=ewc", "strategy.fisher_examples=5", "hft=true"),
+    "lwf": ("strategy=lwf",),
+    "progressive_prompts": ("strategy=progressive_prompts",),
+    "joint": ("strategy=joint",),
+    "merging": ("strategy._target_=ranks.Merging",),
 }
-HALF = {0: ("seqft+hft", "gem", "lora_seqft"), 2: ("seqft", "gem+hft", "replay"), 3: ("seqft+hft", "gem", "replay+hft")}
+"""A directory's name, with what tells variants of it apart, and what it is asked for by."""
+
+HALF = {
+    0: ("seqft+hft", "gem", "lora_seqft", "lwf", "joint"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "merging"),
+    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
+}
 """What is tried each time; the whole grid is `make test-distributed`."""
 
 
@@ -57,6 +68,10 @@ class Job:
 
     method: str
     settings: tuple[str, ...]
+
+    def folder(self, runs: Path) -> Path:
+        """Where it lies, once it is made."""
+        return folder_of(self.method, runs / str(self))
 
     def __str__(self) -> str:
         return "-".join([self.method, *self.settings]).replace("engine.", "").replace("=", "_")
@@ -77,6 +92,12 @@ saving_memory = [
     Job("seqft", ("engine.zero_stage=3", f"engine.{how}=true"))
     for how in ("gradient_checkpointing", "offload_optimizer")
 ]
+
+
+def folder_of(method: str, runs: Path) -> Path:
+    """The directory of a run."""
+    return runs / "trace" / "tiny" / method.partition(" ")[0] / "seed1"
+
 
 Configure = Callable[..., DictConfig]
 
@@ -108,25 +129,28 @@ def on_one_device(tmp_path_factory: pytest.TempPathFactory, configure: Configure
     runs = tmp_path_factory.mktemp("one")
 
     def folder(method: str) -> Path:
-        start(configure(runs, "engine=torch", *METHODS[method]))
-        return runs / "trace" / "tiny" / method / "seed1"
+        start(configure(runs / method, "engine=torch", *METHODS[method]))
+        return folder_of(method, runs / method)
 
     return folder
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    [file] = (folder / "checkpoint").glob("*model.safetensors")
-    return load_file(file)
+    """What is learned, and what a strategy keeps."""
+    files = (folder / "checkpoint").glob("*.safetensors")
+    return {f"{file.name}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def recorded(folder: Path, figure: str) -> list[float]:
-    """A figure of every optimizer step."""
-    return [json.loads(line)[figure] for line in (folder / "train.jsonl").read_text().splitlines()]
+    """A figure of every optimizer step that has it."""
+    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [step[figure] for step in steps if figure in step]
 
 
 def assert_same_run(folder: Path, reference: Path) -> None:
     assert (folder / "matrix.csv").read_text() == (reference / "matrix.csv").read_text()
-    for figure in ("loss", "gradient_norm"):  # the norm before clipping, which would hide a gradient twice too large
+    # The norm is that before clipping, which would hide a gradient twice too large.
+    for figure in ("loss", "gradient_norm", "penalty"):
         assert recorded(folder, figure) == pytest.approx(recorded(reference, figure), rel=1e-3), figure
     ours, theirs = weights(folder), weights(reference)
     assert ours.keys() == theirs.keys()
@@ -144,7 +168,7 @@ def on_both_ranks(
         start_all,
         [as_dict(configure(runs / str(job), "engine=deepspeed", *job.settings, *METHODS[job.method])) for job in jobs],
     )
-    return lambda job: runs / str(job) / "trace" / "tiny" / job.method / "seed1"
+    return lambda job: job.folder(runs)
 
 
 @pytest.mark.parametrize("job", [*grid, *(pytest.param(job, id=str(job)) for job in saving_memory)])
@@ -168,7 +192,7 @@ def test_bf16_learns_as_on_one_device(job: Job, on_both_ranks: Callable[[Job], P
     to what bf16 can tell apart."""
     there = on_both_ranks(job)
     start(configure(there.parents[4] / "one", "engine=torch", "model.dtype=bf16", *METHODS[job.method]))
-    here = there.parents[4] / "one" / "trace" / "tiny" / job.method / "seed1"
+    here = folder_of(job.method, there.parents[4] / "one")
     ours, theirs = recorded(there, "loss"), recorded(here, "loss")
     assert theirs[-1] < theirs[0] - 1
     assert ours == pytest.approx(theirs, rel=0.01)
@@ -177,18 +201,22 @@ def test_bf16_learns_as_on_one_device(job: Job, on_both_ranks: Callable[[Job], P
 def test_a_run_goes_on_on_another_number_of_ranks(
     tmp_path: Path, configure: Configure, on_one_device: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    two = ("engine=deepspeed", "engine.zero_stage=3", *METHODS["gem+hft"])
-    with pytest.raises(ProcessRaisedException, match="Killed"):
-        on_two_ranks(start_and_die_after_the_first_round, as_dict(configure(tmp_path / "down", *two)))
-    start(configure(tmp_path / "down", "engine=torch", *METHODS["gem+hft"]))
-    assert_same_run(tmp_path / "down" / "trace" / "tiny" / "gem+hft" / "seed1", on_one_device("gem+hft"))
-
+    two, one = ("engine=deepspeed", "engine.zero_stage=3"), ("engine=torch",)
+    methods = ("gem+hft", "ewc")  # who keep something of each task
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "finish_round", killed_after_writing(Journal.finish_round))
-        with pytest.raises(Killed):
-            start(configure(tmp_path / "up", "engine=torch", *METHODS["gem+hft"]))
-    on_two_ranks(start_all, [as_dict(configure(tmp_path / "up", *two))])
-    assert_same_run(tmp_path / "up" / "trace" / "tiny" / "gem+hft" / "seed1", on_one_device("gem+hft"))
+        patch.setattr(Run, "finish", killed_after(Run.finish))
+        for method in methods:
+            with pytest.raises(Killed):
+                start(configure(tmp_path / "up", *one, *METHODS[method]))
+    on_two_ranks(
+        start_and_end_after_the_first_round,
+        [as_dict(configure(tmp_path / "down", *two, *METHODS[method])) for method in methods],
+        [as_dict(configure(tmp_path / "up", *two, *METHODS[method])) for method in methods],
+    )
+    for method in methods:
+        start(configure(tmp_path / "down", *one, *METHODS[method]))
+        for way in ("down", "up"):
+            assert_same_run(folder_of(method, tmp_path / way), on_one_device(method))
 
 
 def test_a_learner_means_the_same_by_its_words(tmp_path: Path) -> None:
@@ -224,12 +252,12 @@ def test_eight_rounds_leave_nothing_behind(tmp_path: Path) -> None:
 def test_half_of_the_layers_needs_half_of_the_optimizers_state(tmp_path: Path) -> None:
     """AdamW's two moments, counted on both ranks: under HFT without those of the layers' frozen half."""
     on_two_ranks(optimizers_bytes_of_each_stage, tmp_path)
-    told = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1)]
+    noted = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1)]
     model = ranks.model_of()
     everything = sum(p.numel() for p in model.parameters())
     in_layers = sum(p.numel() for p in model.get_decoder().layers.parameters())
     for stage in ("0", "2", "3"):
-        full, half = (sum(rank[stage][method] for rank in told) for method in ("FFT", "HFT"))
+        full, half = (sum(rank[stage][method] for rank in noted) for method in ("FFT", "HFT"))
         copies = 2 if stage == "0" else 1  # stage 0 deals nothing out
         assert full == pytest.approx(copies * 2 * 4 * everything, rel=1e-3)
         assert full - half == pytest.approx(copies * 2 * 4 * in_layers / 2, rel=1e-3)
@@ -274,7 +302,7 @@ def test_the_ranks_that_slurm_starts_find_each_other(
     scontrol.chmod(0o755)
     saved = tmp_path / "config.yaml"
     OmegaConf.save(configure(tmp_path / "runs"), saved)
-    program = "import sys; from omegaconf import OmegaConf; from trace_cl.launch import launch; "
+    program = "import sys; from omegaconf import OmegaConf; from trace_cl.launch.processes import launch; "
     command = [sys.executable, "-c", program + "launch(OmegaConf.load(sys.argv[1]))", str(saved)]
     slurm = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_JOB_ID": str(os.getpid())}
     here = {**os.environ, **slurm, "PATH": f"{scontrol.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
