@@ -156,9 +156,9 @@ class Run:
     def go(self) -> None:
         """Every round that is not finished yet."""
         if self.config.evaluation.zero_shot and self.ranks.broadcast(self.journal.read_round(0)) is None:
-            untouched = self.evaluate(0, self.benchmark.tasks)
-            self.journal.write_round(0, untouched)
-            self.logger.log("round", 0, score_curves(untouched["scores"][self.config.metrics.variant]))
+            base = self.evaluate(0, self.benchmark.tasks)
+            self.journal.write_round(0, base)
+            self.logger.log("round", 0, score_curves(base["scores"][self.config.metrics.variant]))
         for round in self.rounds[len(self.rows) :]:
             if self.trained < round.number:
                 self.train(round)
