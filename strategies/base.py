@@ -245,7 +245,8 @@ class Strategy:
         model.save_pretrained(folder, state_dict=weights)
 
     def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
-        """The names of the parameters that learn from this step on (0: the round's first); None: as before.
+        """The names of the parameters that learn from this step on (0: the round's first, which must say); None: as
+        before.
 
         Depends on nothing but its arguments and the settings, because planning asks it too.
         """

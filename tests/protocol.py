@@ -67,3 +67,15 @@ class Counting(Strategy):
 
     def end_round(self, round: Round, learner: Learner) -> dict[str, Any]:
         return {"begun": self.begun, "said": self.said}
+
+
+class Naming(Strategy):
+    """What is named to it learns."""
+
+    name = "naming"
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
+        return self.names

@@ -56,14 +56,14 @@ def select(strategy: Strategy, round: Round, step: int, model: PreTrainedModel) 
     Raises UserError where it leaves nothing to learn, or names a parameter that is not there.
     """
     names = strategy.trainable(round, step, model)
-    if names is None:
+    if names is None and step > 0:
         return False
+    if not names:
+        raise UserError(f"strategy={strategy.name} leaves nothing to learn in round {round.number}")
     chosen = set(names)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
         chosen.discard(name)
-    if not names:
-        raise UserError(f"strategy={strategy.name} leaves nothing to learn in round {round.number}")
     if chosen:
         raise UserError(
             f"strategy={strategy.name} names parameters that {type(model).__name__} has not: "

@@ -99,3 +99,10 @@ def test_what_an_engine_cannot_serve_is_refused_before_anything_is_loaded(
         run("strategy._target_=protocol.Merging", *deepspeed, "engine.offload_optimizer=true")
     with pytest.raises(UserError, match=r"engine\.gather=false leaves no device a whole model"):
         run("strategy=lwf", *deepspeed, "engine.gather=false")
+
+
+def test_a_name_that_the_model_has_not_is_refused_and_so_is_nothing_at_all(run: Run) -> None:
+    with pytest.raises(UserError, match=r"names parameters that LlamaForCausalLM has not: model\.head$"):
+        run("strategy._target_=protocol.Naming", "+strategy.names=[model.head]")
+    with pytest.raises(UserError, match="leaves nothing to learn in round 1"):
+        run("strategy._target_=protocol.Naming", "+strategy.names=[]")
