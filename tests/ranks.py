@@ -184,7 +184,7 @@ def use_every_word_under_each_stage(folder: Path) -> None:
 def live_bytes() -> int:
     """Bytes of every tensor that something still holds, a storage counted once."""
     gc.collect()
-    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor) and not thing.is_meta]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 
