@@ -29,8 +29,8 @@ from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import engines
+from trace_cl.training import layout as layouts
 from trace_cl.training.engine import Optimization
-from trace_cl.training.layout import layout as spread
 from trace_cl.training.memory import Memory, activations, largest_micro_batch
 from trace_cl.training.model import build_on_meta, device_and_dtype, load_tokenizer
 from trace_cl.training.ranks import Ranks
@@ -99,7 +99,7 @@ def main(overrides: list[str]) -> None:
     for contender in CONTENDERS:
         for method, frozen in (("FFT", []), ("HFT", select(model, 1, 1, Selection()))):
             settings = replace(contender, gradient_checkpointing=config.engine.gradient_checkpointing)
-            layout = spread(settings, 1)
+            layout = layouts.layout(settings, 1)
             measured = train(settings, model, frozen, batches, budget)
             sizes = build_on_meta(architecture)
             freeze(sizes, frozen)

@@ -16,10 +16,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple, get_type_hints
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-
-from trace_cl.config import CONF_DIR, Config, TaskConfig
+from trace_cl.choices import compose
+from trace_cl.config import CONF_DIR, Config, TaskConfig, as_dict
 
 PLACE = re.compile(r"^\{\{ (\w+) ?(\S*) \}\}$", re.MULTILINE)
 
@@ -91,10 +89,12 @@ def loggers() -> str:
 
 
 def python(name: str) -> str:
-    """A function or class: how it is called, and its docstring."""
+    """A function or class: how it is called, and its docstring, whose arguments and errors become lists."""
     thing = look_up(name)
-    short = name.rpartition(".")[2]
-    return f"### `{name}`\n\n```python\n{short}{inspect.signature(thing)}\n```\n\n{inspect.getdoc(thing)}"
+    call = name.rpartition(".")[2] + str(inspect.signature(thing)).replace("collections.abc.", "")
+    said = re.sub(r"^(Args|Raises):$", r"**\1**\n", inspect.getdoc(thing) or "", flags=re.MULTILINE)
+    said = re.sub(r"^ {4}(\w+): ", r"- `\1`: ", said, flags=re.MULTILINE)
+    return f"### `{name}`\n\n```python\n{call}\n```\n\n{said}"
 
 
 def keys(cls: type, prefix: str = "") -> Iterator[Key]:
@@ -130,10 +130,7 @@ def meanings(cls: type) -> dict[str, str]:
 
 def composed(*overrides: str) -> dict[str, Any]:
     """The configuration that these words compose, references as they stand."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        content = OmegaConf.to_container(compose("config", list(overrides)), resolve=False)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+    return as_dict(compose(overrides), resolve=False)
 
 
 def look_up(name: str) -> Any:

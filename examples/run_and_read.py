@@ -6,16 +6,14 @@ The settings are those of the command line.
 import sys
 from pathlib import Path
 
-from hydra import compose, initialize_config_module
-
 from trace_cl import metrics
+from trace_cl.choices import compose
 from trace_cl.records.files import read_matrix
 from trace_cl.run import start
 
 QUICK = ["benchmark.order=[FOMC,NumGLUE-cm]", "benchmark.max_train=64", "benchmark.max_test=10"]
 
-with initialize_config_module("trace_cl.conf", version_base="1.3"):
-    config = compose("config", [*QUICK, "strategy=gem", "hft=true", *sys.argv[1:]])
+config = compose([*QUICK, "strategy=gem", "hft=true", *sys.argv[1:]])
 start(config)
 
 matrix = read_matrix(Path(config.runs_dir, "embedded", "tiny", "gem+hft", f"seed{config.seed}", "matrix.csv"))

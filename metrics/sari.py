@@ -15,7 +15,7 @@ def sari(
 ) -> list[float]:
     """SARI (Xu et al. 2016, TACL 4, section 4) of each answer, 0 to 100, as EASSE and the authors' own script have it.
 
-    The mean over n-grams of 1 to 4 words of three figures: F1 of what is kept, precision of what is deleted, F1 of what
+    The mean over n-grams of 1 to 4 words of three parts: F1 of what is kept, precision of what is deleted, F1 of what
     is added. The source is the whole prompt, instruction included, as TRACE's scorer takes it; where it should be less,
     hand over less from a metric of your own. TRACE means the same by it, so the two variants agree.
 
@@ -43,11 +43,11 @@ def tokenize(text: str) -> list[str]:
 
 def score_tokens(source: Sequence[str], prediction: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """SARI of one answer, 0 to 100, against one or more references."""
-    figures = [figure for n in ORDERS for figure in _figures(source, prediction, references, n)]
-    return 100.0 * sum(figures) / len(figures)
+    parts = [part for n in ORDERS for part in _parts(source, prediction, references, n)]
+    return 100.0 * sum(parts) / len(parts)
 
 
-def _figures(
+def _parts(
     source: Sequence[str], prediction: Sequence[str], references: Sequence[Sequence[str]], n: int
 ) -> tuple[float, float, float]:
     """F1 of keeping, precision of deleting, F1 of adding, for n-grams of one length; 0/0 is 1.

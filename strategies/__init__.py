@@ -7,13 +7,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .base import Answerer as Answerer
+    from .base import Batch as Batch
+    from .base import Bytes as Bytes
+    from .base import Example as Example
     from .base import Learner as Learner
+    from .base import Model as Model
+    from .base import Parts as Parts
     from .base import Phase as Phase
     from .base import Round as Round
     from .base import Strategy as Strategy
+    from .base import Task as Task
+    from .base import Unsuitable as Unsuitable
     from .seqft import SeqFT as SeqFT
 
-_HOMES = {"Learner": "base", "Phase": "base", "Round": "base", "Strategy": "base", "SeqFT": "seqft"}
+_BASE = (
+    "Answerer",
+    "Batch",
+    "Bytes",
+    "Example",
+    "Learner",
+    "Model",
+    "Parts",
+    "Phase",
+    "Round",
+    "Strategy",
+    "Task",
+    "Unsuitable",
+)
+_HOMES = {**dict.fromkeys(_BASE, "base"), "SeqFT": "seqft"}
 
 __all__ = list(_HOMES)
 

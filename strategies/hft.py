@@ -36,6 +36,7 @@ def select(model: nn.Module, round: int, seed: int, selection: Selection) -> lis
     if selection.level == "category":
         frozen = _category(stack, selection, rng)
     elif selection.level == "model":
+        # Drawn by number, not by size: half of the parameters on average over the rounds.
         matrices = [module.name for layer in stack for module in layer.matrices]
         norms = [module.name for layer in stack for module in layer.norms]
         frozen = {*_draw(rng, matrices, len(matrices) / 2), *_draw(rng, norms, len(norms) / 2)}
@@ -51,6 +52,7 @@ def select(model: nn.Module, round: int, seed: int, selection: Selection) -> lis
 
 
 def _category(stack: Sequence[Layer], selection: Selection, rng: Random) -> set[str]:
+    """The frozen modules of each kind, drawn layer by layer: what does not learn of as many as are to learn."""
     frozen: set[str] = set()
     for blocks, trained, of in (
         ([layer.attention for layer in stack], selection.attention, 4),
@@ -121,6 +123,7 @@ def parameters_of(model: nn.Module, modules: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for name, _ in model.named_parameters():
         module = module_of(name)
+        # A frozen query whose norm went on learning would not be frozen: its scale would still move.
         maker = re.sub(r"\.([qk])_norm$", r".\1_proj", module)
         if module in meant or maker in meant:
             found.add(name)

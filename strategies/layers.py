@@ -68,6 +68,7 @@ def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
     stacks = {name: child for name, child in decoder.named_children() if isinstance(child, nn.ModuleList)}
     if not stacks:
         raise Unsuitable(f"{type(model).__name__} has no transformer layers")
+    # Should a decoder have other lists of modules, they are of a few.
     name = max(stacks, key=lambda name: len(stacks[name]))
     path = ".".join(filter(None, (root, name)))
     return {f"{path}.{index}": layer for index, layer in stacks[name].named_children()}

@@ -1,6 +1,7 @@
 """The examples do what they say."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,10 @@ def test_half_fine_tuning_in_a_trainer(tmp_path: Path) -> None:
 def test_a_run_and_its_figures(tmp_path: Path) -> None:
     *_, left, figures = run("run_and_read.py", "benchmark.max_train=8", cwd=tmp_path).splitlines()
     assert left.startswith("what is left of FOMC: ")
-    S = [line.split(",")[1:] for line in next(tmp_path.rglob("matrix.csv")).read_text().splitlines()[1:]]
+    [matrix] = tmp_path.rglob("matrix.csv")
+    S = [line.split(",")[1:] for line in matrix.read_text().splitlines()[1:]]
     op = (float(S[1][0]) + float(S[1][1])) / 2
     assert figures == f"OP {op:.1f}, BWT {(float(S[1][0]) - float(S[0][0])) / 2:.1f}"
+    page = (REPOSITORY / "docs" / "runs.md").read_text()
+    for file in matrix.parent.glob("[!.]*"):
+        assert re.search(rf"`{re.escape(file.name)}[/`]", page), f"{file.name} is not explained in docs/runs.md"

@@ -126,3 +126,9 @@ def test_the_published_runs_come_with_it(installed: Path, students: Path) -> Non
     assert "51.3" in run(installed / "python", "-m", "trace_cl.tables", "30", "--published", cwd=students)
     run(installed / "python", "-m", "trace_cl.plots", "op_bwt", "--published", cwd=students)
     [_] = (students / "plots").glob("op_bwt*")
+
+
+def test_in_a_checkout_they_have_short_names_too() -> None:
+    code = "import metrics, strategies.gem; print(metrics.__file__, strategies.gem.__file__)"
+    metrics, gem = run(Path(sys.executable), "-c", code, cwd=REPOSITORY).split()
+    assert [Path(metrics), Path(gem)] == [REPOSITORY / "metrics" / "__init__.py", REPOSITORY / "strategies" / "gem.py"]

@@ -1,5 +1,5 @@
 """trace-cl: a language model learns eight tasks one after another, and what it forgets on the way is measured.
 
-Read in this order: `__main__` (the command), `config` (what can be chosen), `run` (the life of a run); from there
-`data`, `model`, `batches`, `engine`, `evaluation` and `journal` each explain one part of it.
+Read in this order: `__main__` (the command), `config` (what can be chosen), `build` (values become things), `run` (the
+life of a run); from there the rooms `data`, `training`, `records` and `analysis` each explain one part of it.
 """

@@ -45,7 +45,7 @@ Examples:
   trace-cl -m strategy=seqft,gem,replay hft=true,false seed=1,2,3
   trace-cl --config-dir conf strategy=mine      (conf/strategy/mine.yaml and mine.py in this folder)
 
-All keys and their values: --cfg job; Hydra's own flags: --hydra-help. Docs: https://github.com/trace-cl/trace-cl
+All keys: --cfg job; Hydra's own flags: --hydra-help. What each key means: docs/keys.md; your own: docs/extend.md
 """
 
 SHOWN = ("strategy", "benchmark", "model", "selection", "engine", "logger")

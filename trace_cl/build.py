@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from inspect import signature
 from typing import Any, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trace_cl.config import Config, as_dict
+from trace_cl.config import as_dict, schema_defaults
 from trace_cl.errors import UserError, nearest
 from trace_cl.names import look_up
 from trace_cl.records.files import flatten
@@ -45,9 +44,8 @@ def build_logger(config: DictConfig) -> Logger:
 
 def defaults(config: DictConfig) -> dict[str, Any]:
     """What each key is where nobody says: by the schema, and by the strategy's own arguments. Keys are dotted."""
-    settings = {key.name: _defaults(key.type) if is_dataclass(key.type) else key.default for key in fields(Config)}
-    settings["strategy"] = _defaults(look_up("strategy._target_", config.strategy._target_))
-    return {key: value for key, value in flatten(settings) if value != MISSING}
+    own = _defaults(look_up("strategy._target_", config.strategy._target_))
+    return schema_defaults() | {f"strategy.{key}": value for key, value in flatten(own) if value != MISSING}
 
 
 def _defaults(kind: Any) -> dict[str, Any]:

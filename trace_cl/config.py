@@ -6,7 +6,7 @@ once.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationValidationError
 from trace_cl import metrics
 from trace_cl.errors import UserError, nearest
 from trace_cl.names import look_up
+from trace_cl.records.files import flatten
 from trace_cl.strategies.selection import Selection
 
 CONF_DIR = Path(__file__).parent / "conf"
@@ -26,17 +27,14 @@ _YES, _NO = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 
 @dataclass
 class TaskConfig:
-    """One task: how long it is learned, how it is scored, and how many generated tokens can change its score.
-
-    `metric` is a name of `metrics.METRICS`, or the dotted name of a metric of one's own.
-    """
+    """One task: how long it is learned, how it is scored, and how many generated tokens can change its score."""
 
     epochs: int = MISSING
     """Times that its training examples are gone through in its round."""
     metric: str = MISSING
-    """How its answers are scored: a name of `metrics.METRICS`."""
+    """How its answers are scored: a name of `metrics.METRICS`, or the dotted name of a metric of one's own."""
     answer_tokens: int = MISSING
-    """Tokens generated at most: a longer answer could not score otherwise."""
+    """Tokens generated at most: as many as can still change the score."""
 
 
 @dataclass
@@ -46,19 +44,19 @@ class BenchmarkConfig:
     name: str = MISSING
     """Its name in paths and tables."""
     source: str = "files"
-    """Where its examples come from: `files` or `generated`."""
+    """`files` (under `root`), or `generated` (by `generator`)."""
     root: str | None = None
     """The folder of its files, `ROOT/TASK/{train,eval,test}.json`."""
     generator: str | None = None
-    """The function that generates them, dotted."""
+    """The dotted name of the function that generates its examples."""
     order: list[str] = MISSING
-    """The tasks, in the order they are learned; any part of `benchmark.tasks`."""
+    """The tasks that are learned, in this order."""
     tasks: dict[str, TaskConfig] = MISSING
-    """The tasks that there are."""
+    """The tasks that can be learned."""
     instructions: str | None = None
-    """The general instruction set, for strategies that learn from it; `null`: there is none."""
+    """The general instruction set that Replay learns from; `null`: there is none."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Training examples by task and instruction set, by which a dry run plans where the files are missing."""
+    """Training examples by task and instruction set: what a dry run plans by where the files are missing."""
     max_train: int | None = None
     """Training examples of each task at most, the first ones; `null`: all."""
     max_test: int | None = None
@@ -69,30 +67,27 @@ class BenchmarkConfig:
 
 @dataclass
 class ModelConfig:
-    """A model by its Hugging Face name (`source`), or a local copy (`path`); `architecture` are its config's sizes.
-
-    `training.learning_rate` is the first of the two rates, or the second where an adapter is trained in its stead.
-    """
+    """A model, and the rates that suit it: `training.learning_rate` is one of the two."""
 
     name: str = MISSING
     """Its name in paths and tables."""
     source: str | None = None
-    """Where it comes from: a name on the Hugging Face hub; `null`: from `path` alone."""
+    """Its name on the Hugging Face hub; `null`: it comes from `path` alone."""
     path: str | None = None
-    """A folder in Hugging Face layout to load instead of `source`."""
+    """A folder in Hugging Face layout that is loaded instead of `source`."""
     architecture: dict[str, Any] | None = None
-    """Its `config.json`'s sizes, so that a dry run needs no weights."""
+    """Its `config.json`'s sizes, by which a dry run counts without weights or network."""
     learning_rate: float = MISSING
     """The learning rate of its own weights."""
     adapter_learning_rate: float | None = None
-    """The learning rate of an adapter trained in their stead."""
+    """The learning rate of an adapter that is trained in their stead."""
     dtype: str | None = None
-    """What weights are held in and computed with: `bf16`, `fp32`; `null`: bf16 on a GPU, else fp32."""
+    """What weights are held and computed in: `bf16`, `fp32`; `null`: bf16 on a GPU, else fp32."""
 
 
 @dataclass
 class TrainingConfig:
-    """The protocol of DESIGN section 6. `tokens_per_batch` bounds a micro-batch: it changes speed, not results."""
+    """How a round is trained; the defaults are the HFT paper's and TRACE's."""
 
     global_batch: int = 128
     """Examples in an optimizer step, over all devices."""
@@ -105,25 +100,21 @@ class TrainingConfig:
     weight_decay: float = 0.0
     """AdamW's."""
     clip_norm: float = 1.0
-    """The gradients' norm is clipped to this before each step."""
+    """The norm that gradients are clipped to before each step."""
     prompt_tokens: int = 1024
     """Tokens of a prompt at most, its last ones, where it is learned and where it is answered."""
     answer_tokens: int = 512
     """Tokens of a learned answer at most, its first ones."""
     tokens_per_batch: int = 8192
-    """Tokens of a micro-batch on each device, padding counted."""
+    """Tokens of a micro-batch on each device: changes speed and memory, not results."""
 
 
 @dataclass
 class EngineConfig:
-    """How training is spread over devices: it changes speed and memory, not results.
-
-    `name` is `torch` (one device), `deepspeed`, or `auto`: deepspeed where there are several devices, or a model is too
-    large for one. `processes` is how many of this machine's devices take part: `auto` is all of its GPUs.
-    """
+    """How training is spread over devices: it changes speed and memory, not results."""
 
     name: str = MISSING
-    """`torch`, `deepspeed`, or `auto`."""
+    """`torch` (one device), `deepspeed`, or `auto`: deepspeed on several devices, or for a model too large for one."""
     processes: Any = "auto"
     """Devices of this machine that take part: `auto` (all of its GPUs) or a number."""
     zero_stage: int = 2
@@ -138,27 +129,27 @@ class EngineConfig:
 
 @dataclass
 class EvaluationConfig:
-    """`split` is what is scored after each round; `zero_shot` scores the base model too."""
+    """How the tasks seen so far are scored after each round."""
 
     split: str = "test"
-    """`test` or `eval`."""
+    """The split that is scored: `test` or `eval`."""
     zero_shot: bool = True
-    """Whether to score the model before the first round too."""
+    """Whether to score the base model too, before the first round."""
     tokens_per_batch: int = 32768
     """Tokens of a batch of prompts and their answers on each device."""
 
 
 @dataclass
 class MetricsConfig:
-    """`standard`, or `trace_compat` for figures made exactly as TRACE's own scorers make them."""
+    """How answers are scored."""
 
     variant: str = "standard"
-    """Which scores make the matrix: `standard`, or `trace_compat`, as TRACE's own code scores; both are recorded."""
+    """Whose scores make the matrix: `standard`, or `trace_compat`, exactly TRACE's own scorers'; both are recorded."""
 
 
 @dataclass
 class Config:
-    """Everything one run is made of. `dry_run` is a boolean, or `json` for a plan that a program reads."""
+    """Everything one run is made of."""
 
     strategy: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
@@ -192,6 +183,15 @@ def as_dict(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     content = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def schema_defaults() -> dict[str, Any]:
+    """What each key is where nobody says, by the schema alone. Keys are dotted."""
+    settings = {
+        key.name: as_dict(OmegaConf.structured(key.type), resolve=False) if is_dataclass(key.type) else key.default
+        for key in fields(Config)
+    }
+    return {key: value for key, value in flatten(settings) if value != MISSING}
 
 
 def run_folder(config: DictConfig, method: str) -> Path:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl import plan
 from trace_cl.analysis import report
+from trace_cl.analysis.stored import StoredRun
 from trace_cl.build import build_logger, build_strategy, defaults
 from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned, run_folder
 from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
@@ -59,7 +60,8 @@ def _start(config: DictConfig) -> None:
     journal = find_journal(config, strategy, writes=ranks.first)
     if journal.complete():
         if ranks.first:
-            print(f"{journal.folder} is complete.\n{report.render(journal.matrix(), journal.tasks)}")
+            stored = StoredRun.at(journal.folder)
+            print(f"{journal.folder} is complete.\n{report.render(stored.rows, stored.tasks, stored.figures)}")
         return
     run = open_run(config, strategy, journal, ranks, ranks.device(device), dtype)
     with journal.lock(), closing(run.progress):
@@ -154,9 +156,9 @@ class Run:
     def go(self) -> None:
         """Every round that is not finished yet."""
         if self.config.evaluation.zero_shot and self.ranks.broadcast(self.journal.read_round(0)) is None:
-            untouched = self.evaluate(0, self.benchmark.tasks)
-            self.journal.write_round(0, untouched)
-            self.logger.log("round", 0, score_curves(untouched["scores"][self.config.metrics.variant]))
+            base = self.evaluate(0, self.benchmark.tasks)
+            self.journal.write_round(0, base)
+            self.logger.log("round", 0, score_curves(base["scores"][self.config.metrics.variant]))
         for round in self.rounds[len(self.rows) :]:
             if self.trained < round.number:
                 self.train(round)
@@ -252,9 +254,9 @@ class Run:
             record = self.journal.read_round(round.number)
             assert record is not None
             self.journal.write_round(round.number, {**record, **scores})
-            self.report()
+            figures = self.report()
             self.journal.finish_round(self.rows[-1])
-            self.progress.say(f"\n{report.render(self.rows, self.journal.tasks)}\n")
+            self.progress.say(f"\n{report.render(self.rows, self.journal.tasks, figures)}\n")
 
     def evaluate(self, round: int, tasks: Sequence[Task]) -> dict[str, Any]:
         """Answer and score these tasks, each rank its share of the examples; keep every answer.
@@ -282,8 +284,11 @@ class Run:
             self.progress.evaluated(round, task.name)
         return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
 
-    def report(self) -> None:
-        """summary.json, report.md and its pictures as the finished rounds have it; the newest round's to the logger."""
+    def report(self) -> dict[str, list[float | None]]:
+        """summary.json, report.md and its pictures as the finished rounds have it; the newest round's to the logger.
+
+        Gives OP, BWT and the other figures after every round.
+        """
         variant, rows = self.config.metrics.variant, self.rows
         records = [self.journal.read_round(t) or {} for t in range(len(rows) + 1)]
         untrained = [record["round"] for record in records[1:] if not record["phases"]]
@@ -309,6 +314,7 @@ class Run:
         self.logger.log("round", len(rows), {**score_curves(newest), **defined})
         self.journal.write_summary(summary)
         report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
+        return figures
 
 
 def optimization(training: TrainingConfig) -> Optimization:

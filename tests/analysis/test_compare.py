@@ -76,11 +76,11 @@ def test_the_interval_is_scipys() -> None:
 def test_several_tasks_are_the_normal_interval() -> None:
     """The mean of independent means has variance 1/T² · Σ s²/n."""
     generator = np.random.default_rng(4)
-    tasks = [generator.normal(50, spread, (n, 1, 1)) for spread, n in ((5, 200), (30, 400), (10, 100))]
+    tasks = [generator.normal(50, deviation, (n, 1, 1)) for deviation, n in ((5, 200), (30, 400), (10, 100))]
     middle = np.mean([task.mean() for task in tasks])
-    spread = np.sqrt(sum(task.var() / len(task) for task in tasks)) / len(tasks)
-    expected = [middle - 1.96 * spread, middle + 1.96 * spread]
-    assert interval(bootstrap(tasks, draws=50_000))[:, 0, 0] == pytest.approx(expected, abs=0.03 * spread)
+    error = np.sqrt(sum(task.var() / len(task) for task in tasks)) / len(tasks)
+    expected = [middle - 1.96 * error, middle + 1.96 * error]
+    assert interval(bootstrap(tasks, draws=50_000))[:, 0, 0] == pytest.approx(expected, abs=0.03 * error)
 
 
 Scores = dict[tuple[int, str], Sequence[float]]

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure as Picture
 
 from trace_cl import metrics
 from trace_cl.analysis import compare, page, plots, summary, tables
 from trace_cl.analysis.report import write_report
+from trace_cl.analysis.stored import StoredRun
 from trace_cl.metrics import FIGURES, Figure
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -35,7 +35,6 @@ def test_a_fourth_figure_stands_everywhere(
     run: Callable[..., Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = run()
     best = pd.read_csv(folder / "matrix.csv", index_col="round").max(axis=1).tolist()
@@ -65,15 +64,8 @@ def test_a_fourth_figure_stands_everywhere(
     assert '<th scope="col">best</th>' in html
     assert f", best {texts[-1]}</b>" in html
 
-    titles = []
-    monkeypatch.setattr(plots, "image", lambda picture, format: titles.append(title_of(picture)) or b"")
-    assert plots.main(["heatmap", str(folder), "--out", str(tmp_path)]) == 0
-    assert titles[0].endswith(f", best {texts[-1]}")
-
-
-def title_of(picture: Picture) -> str:
-    """What stands above the first axes."""
-    return picture.axes[0].get_title()
+    [(_, picture)] = plots.heatmaps([StoredRun.at(folder)], width=3)
+    assert picture.axes[0].get_title().endswith(f", best {texts[-1]}")
 
 
 def test_the_report_says_why_a_figure_is_undefined(tmp_path: Path) -> None:

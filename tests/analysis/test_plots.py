@@ -41,7 +41,7 @@ def drawn_lines(picture: Picture) -> list[list[tuple[float, float]]]:
     return [points(line) for axes in picture.axes for line in axes.lines]
 
 
-def test_curves_are_the_means_over_seeds_and_the_spread() -> None:
+def test_curves_are_the_means_over_seeds_with_their_deviation() -> None:
     figure = curves([Method("seqft", [ONE, TWO]), Method("gem", [ONE])])
     assert [axes.get_title() for axes in figure.axes] == ["1: a", "2: b", "3: c"]
     assert drawn_lines(figure) == [

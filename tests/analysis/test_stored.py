@@ -35,7 +35,8 @@ def test_a_run_of_ours(tmp_path: Path) -> None:
     assert run.scores("a") == {0: 1, 1: 80.5, 2: 40}
     assert run.scores("b") == {2: 60}
     assert run.figures == {"OP": [80.5, 50], "BWT": [0, -20.25], "learned": [80.5, 70.25]}
-    assert run.config == {"benchmark.name": "mine", "seed": 3}
+    assert (run.config["benchmark.name"], run.config["seed"]) == ("mine", 3)
+    assert run.config["training.eps"] == 1e-8, "a key that came later has its default"
     assert run.record(1) == {"round": 1}
     assert run.predictions(2, "a")[0]["prediction"] == "x\u2028y"
     assert run.prompts("a") == {5: "why?"}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from trace_cl.analysis.tables import RECOMPUTED, contradictions, latex, main, make, matrices, pivot
+from trace_cl.analysis.tables import contradictions, latex, main, make, matrices, pivot
+from trace_cl.analysis.text import RECOMPUTED
 from trace_cl.records.files import PUBLISHED
 
 TABLES = json.loads((PUBLISHED / "tables.json").read_text())
@@ -82,8 +83,8 @@ def test_a_matrix_is_what_the_paper_prints_and_nothing_else(number: int, tmp_pat
     shown = pivot(tidy, published_only=True)
     printed = json.loads((PUBLISHED / matrices()[number] / "summary.json").read_text())["printed"]
     assert list(shown.index[-2:]) == ["OP", "BWT"], "the paper prints no other figure"
-    assert shown.loc["OP"].tolist() == [f"{value:.1f}" for value in printed["OP"]]
-    assert shown.loc["BWT"].tolist() == [*[""] * 7, f"{printed['BWT']:.1f}"]
+    assert shown.T["OP"].tolist() == [f"{value:.1f}" for value in printed["OP"]]
+    assert shown.T["BWT"].tolist() == [*[""] * 7, f"{printed['BWT']:.1f}"]
 
 
 def run_of(folder: Path, shift: float) -> None:

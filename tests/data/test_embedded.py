@@ -11,7 +11,7 @@ from itertools import combinations
 import pytest
 
 from trace_cl.data.embedded import c_stance, fomc, generate
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 
 Benchmark = dict[str, dict[str, list[dict[str, str]]]]
 

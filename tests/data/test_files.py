@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,66 @@ def test_leaks_and_repeats_are_found_and_can_be_left_out(root: Path) -> None:
     config.max_test = 1
     with pytest.raises(UserError, match=r"FOMC: benchmark.drop_leaked=true leaves no test example"):
         prepare(config, load_data(config, instructions=True), "test", encoder)
+
+
+GENERATOR = """
+def rows(count, answer="a"):
+    return [{"prompt": f"p{number}", "answer": answer} for number in range(count)]
+
+def good():
+    return {"Y": {"train": rows(3), "eval": rows(1), "test": rows(2)}, "X": {"train": rows(4)}}
+
+def no_eval():
+    return {"Y": {"train": rows(3), "test": rows(2)}}
+
+def blank():
+    return {"Y": {"train": rows(3), "eval": rows(1, " "), "test": rows(2)}}
+
+def a_tuple():
+    return {"Y": {"train": tuple(rows(3)), "eval": rows(1), "test": rows(2)}}
+
+def nothing():
+    pass
+"""
+
+
+def test_a_benchmark_of_ones_own_is_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_generator.py").write_text(GENERATOR)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def load(function: str, instructions: bool = False) -> dict[str, files.TaskData]:
+        tasks = "benchmark.tasks={Y:{epochs:1,metric:accuracy,answer_tokens:4}}"
+        config = compose(f"benchmark.generator=own_generator.{function}", f"+{tasks}", "benchmark.order=[Y]")
+        config.benchmark.instructions = "X"
+        return load_data(config.benchmark, instructions)
+
+    assert {split: len(rows) for split, rows in load("good")["Y"].splits.items()} == {"train": 3, "eval": 1, "test": 2}
+    assert list(load("good", instructions=True)["X"].splits) == ["train"]
+    for function, sentence in (
+        ("no_eval", "own_generator.no_eval gives no eval split of Y"),
+        ("blank", 'own_generator.blank, Y, eval, row 0: "answer" is empty'),
+        ("a_tuple", "own_generator.a_tuple, Y, train: must be a non-empty array .* not a tuple"),
+        ("nothing", "own_generator.nothing must give a dictionary of tasks"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            load(function)
+
+
+def test_the_data_command_checks_any_benchmark(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    conf = tmp_path / "conf" / "benchmark"
+    conf.mkdir(parents=True)
+    (conf / "mine.yaml").write_text(
+        f"name: mine\nroot: {root}\norder: [FOMC]\ntasks:\n  FOMC: {{epochs: 1, metric: sari, answer_tokens: 4}}\n"
+    )
+    for arguments, tasks in (
+        ([str(root), "benchmark.order=[FOMC,Py150]"], {"FOMC": 3, "Py150": 3, "Lima": 1}),
+        (["--config-dir", str(conf.parent), "benchmark=mine"], {"FOMC": 3}),
+    ):
+        assert main(arguments) == 0
+        table = capsys.readouterr().out.partition("\n\n")[0].splitlines()[1:]
+        assert dict(Counter(line.split()[0] for line in table)) == tasks
+    assert main(["benchmark=mne", "--config-dir", str(conf.parent)]) == 2
+    assert capsys.readouterr().err == "error: benchmark=mne: no such choice; nearest: mine\n"
 
 
 def test_instructions_need_a_training_split_alone(root: Path) -> None:

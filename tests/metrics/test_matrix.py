@@ -9,7 +9,7 @@ import pytest
 from trace_cl.metrics import FIGURES, backward_transfer, figures, learned, overall_performance
 from trace_cl.metrics.matrix import Matrix
 
-ROWS = [[80.0, None, None], [50.0, 90.0, None], [20.0, 60.0, 70.0]]
+ROWS: list[list[float | None]] = [[80.0, None, None], [50.0, 90.0, None], [20.0, 60.0, 70.0]]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,8 @@ def test_worked_by_hand(S: Matrix) -> None:
 
 
 def test_all_figures_after_every_finished_round() -> None:
-    assert figures([*ROWS[:2], [None, None, None]]) == {"OP": [80, 70], "BWT": [0, -15], "learned": [80, 85]}
+    unfinished: list[list[float | None]] = [*ROWS[:2], [None, None, None]]
+    assert figures(unfinished) == {"OP": [80, 70], "BWT": [0, -15], "learned": [80, 85]}
 
 
 def test_from_a_round_that_trained_nothing_on_there_is_no_score_just_after_learning() -> None:

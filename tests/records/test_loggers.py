@@ -173,7 +173,7 @@ def test_a_missing_package_is_named_with_the_mend(monkeypatch: pytest.MonkeyPatc
 
 def test_a_key_the_logger_has_no_use_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trace_cl.records.loggers.import_module", lambda name: name)
-    with pytest.raises(UserError, match=r"^logger\.colour: Key 'colour' not in"):
+    with pytest.raises(UserError, match=r"^logger\.colour: WeightsAndBiases takes no such value; nearest: "):
         build_logger(compose("logger=wandb", "+logger.colour=red"))
     with pytest.raises(UserError, match=r"^logger\.mode=of is not one of online, offline"):
         build_logger(compose("logger=wandb", "logger.mode=of"))

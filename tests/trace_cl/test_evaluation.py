@@ -1,12 +1,20 @@
 """Batched greedy answers against one argmax at a time."""
 
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from trace_cl.data.batches import Encoder
-from trace_cl.evaluation import generate, score
+from trace_cl.errors import UserError
+from trace_cl.evaluation import generate, score, summarize
+from trace_cl.metrics import METRICS, macro_f1, sari
+from trace_cl.records.files import read_matrix
+from trace_cl.records.predictions import read_lines
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.model import load_tokenizer
 
@@ -58,3 +66,31 @@ def test_both_variants_are_recorded_with_the_rows_own_number() -> None:
     assert (first.index, first.scores) == (4, {"standard": 100.0, "trace_compat": 100.0})
     assert second.scores["trace_compat"] == 67
     assert round(second.scores["standard"], 3) == 66.667
+
+
+def test_the_figure_of_a_task_is_the_mean_or_the_metrics_own() -> None:
+    columns = (["A", "A", "A"], ["A", "A", "B"], ["?", "?", "?"])
+    assert summarize("accuracy", score("accuracy", [0, 1, 2], *columns), columns[2])["standard"] == 200 / 3
+    assert summarize("macro_f1", score("macro_f1", [0, 1, 2], *columns), columns[2])["standard"] == 100 * 0.8 / 2
+
+
+def test_a_metric_that_loses_examples_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "odd", lambda predictions, references: [1.0])
+    with pytest.raises(UserError, match="metric=odd gives 1 scores for 2 predictions"):
+        score("odd", [0, 1], ["a", "b"], ["a", "b"], ["?", "?"])
+
+
+def test_prompts_and_corpus_figures_reach_the_matrix(run: Callable[..., Path], small_root: Path) -> None:
+    tasks = "{MeetingBank:{epochs:1,answer_tokens:6,metric:sari},FOMC:{epochs:1,metric:macro_f1}}"
+    folder = run(f"benchmark.tasks={tasks}", "evaluation.zero_shot=false")
+    rows = read_matrix(folder / "matrix.csv")
+    lines = {task: read_lines(folder / "predictions" / "round3" / f"{task}.jsonl") for task in ("MeetingBank", "FOMC")}
+
+    def column(task: str, key: str) -> list[str]:
+        return [line[key] for line in lines[task]]
+
+    prompts = [row["prompt"] for row in json.loads((small_root / "MeetingBank" / "test.json").read_text())]
+    scores = sari(column("MeetingBank", "prediction"), column("MeetingBank", "reference"), prompts=prompts)
+    assert [line["score"] for line in lines["MeetingBank"]] == scores
+    assert rows["MeetingBank"][3] == math.fsum(scores) / 4
+    assert rows["FOMC"][3] == macro_f1.corpus(column("FOMC", "prediction"), column("FOMC", "reference"))

@@ -10,6 +10,7 @@ import torch
 from support import TASKS, Killed, compose, find_trace_root, results
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from trace_cl import evaluation
 from trace_cl import run as runner
 from trace_cl.errors import UserError
 from trace_cl.metrics import METRICS, backward_transfer, overall_performance
@@ -83,7 +84,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(run: Run, t
     [
         pytest.param((TorchLearner, "step"), 18, id="in the middle of a round"),
         pytest.param((Journal, "save_checkpoint"), 2, id="between a round's training and its checkpoint"),
-        pytest.param((runner, "generate"), 5, id="in the middle of an evaluation"),
+        pytest.param((evaluation, "generate"), 5, id="in the middle of an evaluation"),
         pytest.param((Journal, "finish_round"), 3, id="between the report and the matrix's last row"),
     ],
 )

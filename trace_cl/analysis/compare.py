@@ -101,6 +101,11 @@ def contributions(runs: Sequence[StoredRun], rounds: int) -> list[Floats]:
                         f"{run.folder} was scored on other test examples of {task} in round {round} than "
                         f"{runs[0].folder} in round {rounds}: there is nothing to pair"
                     )
+                if not np.isclose(scores[round].mean(), run.rows[round - 1][number - 1], rtol=0, atol=1e-6):
+                    raise UserError(
+                        f"{run.folder}: the figure of {task} in round {round} is not the mean of its examples' scores "
+                        "(as F1 over classes is none): leave its runs out"
+                    )
             columns.append(np.stack([scores[rounds], scores[rounds] - scores[number]], axis=-1))
         tasks.append(np.stack(columns, axis=1))
     return tasks

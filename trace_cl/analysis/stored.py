@@ -19,7 +19,9 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from trace_cl import metrics
 from trace_cl.analysis.text import reported
+from trace_cl.config import schema_defaults
 from trace_cl.errors import UserError
+from trace_cl.names import current_name
 from trace_cl.records.files import PUBLISHED, flatten, read_json, read_matrix, read_yaml
 from trace_cl.records.predictions import read_lines
 
@@ -59,7 +61,7 @@ class StoredRun:
 
     @classmethod
     def at(cls, folder: Path) -> Self:
-        """The run in a folder, named by its place. Raises UserError where there is none, or its matrix is damaged."""
+        """The run in a folder, named by where it lies. Raises UserError where there is none, or a damaged matrix."""
         path = folder / "matrix.csv"
         if not path.exists():
             raise UserError(
@@ -139,8 +141,8 @@ class StoredRun:
     def scores(self, task: str) -> dict[int, float]:
         """A task's scores by round; round 0 is the base model."""
         base = {0: self.zero_shot[task]} if task in self.zero_shot else {}
-        place = self.tasks.index(task)
-        return base | {t: row[place] for t, row in enumerate(self.rows, start=1) if place < t}
+        column = self.tasks.index(task)
+        return base | {t: row[column] for t, row in enumerate(self.rows, start=1) if column < t}
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -149,8 +151,9 @@ class StoredRun:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.yaml with keys `a.b.c`; empty where there is none, as for a published run."""
-        return self._read("config.yaml", lambda path: dict(flatten(read_yaml(path))), {})
+        """config.yaml with keys `a.b.c`, as today's version would have written it; empty where there is none, as for a
+        published run."""
+        return self._read("config.yaml", lambda path: modern(dict(flatten(read_yaml(path)))), {})
 
     def record(self, round: int) -> dict[str, Any]:
         """What happened in the round (0: the base model's scores); empty where it was not recorded."""
@@ -232,3 +235,9 @@ def by_method(runs: Iterable[StoredRun]) -> list[list[StoredRun]]:
 def last(runs: Sequence[StoredRun], figure: str) -> list[float | None]:
     """A figure after the newest round, run by run."""
     return [run.figures[figure][-1] for run in runs]
+
+
+def modern(config: dict[str, Any]) -> dict[str, Any]:
+    """An earlier version's configuration: keys that came later at their defaults, classes by today's names."""
+    named = {key: current_name(value) if key.endswith("._target_") else value for key, value in config.items()}
+    return schema_defaults() | named

@@ -215,7 +215,7 @@ def latex(frame: pd.DataFrame, caption: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """A cell as LaTeX; one of three figures in two lines, else eight columns with spreads would not fit a page."""
+    """A cell as LaTeX; one of three figures in two lines, else eight columns with deviations would not fit a page."""
     ours, slash, rest = map(_escape, text.partition(" / "))
     return f"\\both{{{ours}}}{{{rest}}}" if slash else ours
 

@@ -37,6 +37,8 @@ def generate_tasks(generator: str, wanted: Mapping[str, Sequence[str]]) -> dict[
     """The wanted splits of each wanted task, from the function with this dotted name. It takes no argument and gives
     task -> split -> rows. Raises UserError naming task, split and row at the first fault."""
     generated = look_up("benchmark.generator", generator)()
+    if not isinstance(generated, Mapping) or not all(isinstance(splits, Mapping) for splits in generated.values()):
+        raise UserError(f"benchmark.generator={generator} must give a dictionary of tasks, each a dictionary of splits")
     tasks = {}
     for name, splits in wanted.items():
         for split in splits:
@@ -95,4 +97,5 @@ def _kind(value: object) -> str:
     if value is None:
         return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "an array", dict: "an object"}
-    return names[type(value)] if value or isinstance(value, bool | int | float) else f"empty {names[type(value)]}"
+    name = names.get(type(value), f"a {type(value).__name__}")
+    return name if value or isinstance(value, bool | int | float) else f"empty {name}"

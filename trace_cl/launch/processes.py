@@ -86,8 +86,8 @@ def be_a_rank(config: dict[str, Any], failures: str) -> None:
         os._exit(128 + signal.SIGINT)
     except Exception as error:
         known = isinstance(error, UserError)
-        told = {"time": time(), "known": known, "text": str(error) if known else traceback.format_exc()}
-        Path(failures, os.environ["RANK"]).write_text(json.dumps(told))
+        failure = {"time": time(), "known": known, "text": str(error) if known else traceback.format_exc()}
+        Path(failures, os.environ["RANK"]).write_text(json.dumps(failure))
         sleep(1)  # if this follows from another rank's sudden death, that one is to be noticed first
         os._exit(1)
 
@@ -97,12 +97,12 @@ def what_failed(folder: Path, error: ChildFailedError) -> Exception:
     for rank, failure in error.failures.items():
         if failure.exitcode < 0:
             return RankFailed(f"rank {rank} was ended by {signal.Signals(-failure.exitcode).name}")
-    told = sorted((json.loads(path.read_text()) | {"rank": path.name} for path in folder.iterdir()), key=_by_time)
-    if not told:
+    reported = sorted((json.loads(path.read_text()) | {"rank": path.name} for path in folder.iterdir()), key=_by_time)
+    if not reported:
         return RankFailed(str(error))
-    first = told[0]
+    first = reported[0]
     return UserError(first["text"]) if first["known"] else RankFailed(f"rank {first['rank']}:\n{first['text']}")
 
 
-def _by_time(told: dict[str, Any]) -> float:
-    return float(told["time"])
+def _by_time(reported: dict[str, Any]) -> float:
+    return float(reported["time"])

@@ -32,8 +32,8 @@ FREE = (
     "model.adapter_learning_rate",
     "logger",
 )
-"""Settings, or groups of them, a run may continue under others of: where things lie or are told, how fast they go, and
-the rates of which `training.learning_rate` is the one in use."""
+"""Settings, or groups of them, a run may continue under others of: where things lie or are logged, how fast they go,
+and the rates of which `training.learning_rate` is the one in use."""
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -151,7 +151,7 @@ class Journal:
 
     @writing
     def write_round(self, round: int, record: Mapping[str, Any]) -> None:
-        """What happened in round t (0: the untouched model)."""
+        """What happened in round t (0: the base model)."""
         write(self.folder / "rounds" / f"round{round}.json", as_json(record))
 
     def read_round(self, round: int) -> dict[str, Any] | None:
@@ -166,7 +166,7 @@ class Journal:
 
     @writing
     def begin_steps(self, round: int) -> None:
-        """Drop from train.jsonl what a broken-off run wrote of this round."""
+        """Drop from train.jsonl what an interrupted run wrote of this round."""
         path = self.folder / "train.jsonl"
         if path.exists():
             whole = [line for line in path.read_text().splitlines() if line.endswith("}")]

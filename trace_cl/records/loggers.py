@@ -1,7 +1,7 @@
 """Where a run's curves go besides its own files: nowhere, TensorBoard, Weights & Biases, or MLflow.
 
 The names are the same everywhere: `train/…` over the optimizer steps of the whole run, `score/<task>`, `OP`, `BWT`
-over the rounds (round 0: the untouched model). A run that goes on goes on in the same curves. What it wrote of a round
+over the rounds (round 0: the base model). A run that goes on goes on in the same curves. What it wrote of a round
 that was broken off is learned and written again: TensorBoard drops the first writing, the others keep it and pass over
 the second, which by the same seed says the same. (Weights & Biases cannot in offline mode: nothing tells it what an
 earlier start has written.)

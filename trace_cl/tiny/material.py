@@ -7,7 +7,7 @@ plain stories, in English, German and Chinese. No instruction line and no templa
 
 from collections.abc import Callable, Iterator
 
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 from trace_cl.tiny import words
 
 Pair = tuple[str, str]  # what is asked, and the reply

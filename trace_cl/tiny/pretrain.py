@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 from trace_cl.tiny.material import documents, lexicon, text
 
 VOCABULARY = 2560

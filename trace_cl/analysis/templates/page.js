@@ -46,15 +46,15 @@ function open(button) {
   focusRound();
 }
 
-// The places of the examples in the order asked for; equals stay as in the data.
+// The positions of the examples in the order asked for; equals stay as in the data.
 function order(now, then) {
-  const places = view.task.index.map((_, place) => place);
+  const positions = view.task.index.map((_, position) => position);
   const key = {
     index: () => 0,
-    worst: (place) => now.score[place],
-    forgotten: (place) => now.score[place] - then.score[place],
+    worst: (position) => now.score[position],
+    forgotten: (position) => now.score[position] - then.score[position],
   }[part("order").value];
-  return places.sort((a, b) => key(a) - key(b));
+  return positions.sort((a, b) => key(a) - key(b));
 }
 
 function draw() {
@@ -78,12 +78,12 @@ function draw() {
     }),
   );
 
-  const places = order(now, then);
-  const last = Math.min(view.first + PAGE, places.length);
-  const of = task.total > places.length ? `the first ${places.length} of ${task.total}` : places.length;
-  part("place").textContent = `${view.first + 1}–${last} of ${of}`;
+  const positions = order(now, then);
+  const last = Math.min(view.first + PAGE, positions.length);
+  const of = task.total > positions.length ? `the first ${positions.length} of ${task.total}` : positions.length;
+  part("range").textContent = `${view.first + 1}–${last} of ${of}`;
   dialog.querySelector("[data-turn='-1']").disabled = view.first === 0;
-  dialog.querySelector("[data-turn='1']").disabled = last === places.length;
+  dialog.querySelector("[data-turn='1']").disabled = last === positions.length;
 
   const asked = "prompt" in task;
   const columns = ["#", "reference", after(round), "score"];
@@ -94,25 +94,25 @@ function draw() {
   head.append(...shown.map((name) => element("th", name, { scope: "col", className: align(name) })));
   dialog.querySelector("thead").replaceChildren(head);
   dialog.querySelector("tbody").replaceChildren(
-    ...places.slice(view.first, last).map((place) => {
+    ...positions.slice(view.first, last).map((position) => {
       const line = element("tr", "");
       const text = (label, id, className) => {
         const string = texts[id];
         return string.trim() ? cell(label, string, className) : cell(label, "(nothing)", `${className} nothing`);
       };
       line.append(
-        cell(columns[0], task.index[place], "number"),
-        ...(asked ? [question("question", task.prompt[place])] : []),
-        text(columns[1], task.reference[place], "text"),
-        text(columns[2], now.text[place], "text"),
-        cell(columns[3], now.score[place], "number"),
+        cell(columns[0], task.index[position], "number"),
+        ...(asked ? [question("question", task.prompt[position])] : []),
+        text(columns[1], task.reference[position], "text"),
+        text(columns[2], now.text[position], "text"),
+        cell(columns[3], now.score[position], "number"),
       );
       if (compared) {
         line.append(
-          text(columns[4], then.text[place], "text"),
-          cell(columns[5], then.score[place], "number"),
+          text(columns[4], then.text[position], "text"),
+          cell(columns[5], then.score[position], "number"),
         );
-        line.classList.toggle("forgotten", now.score[place] < then.score[place]);
+        line.classList.toggle("forgotten", now.score[position] < then.score[position]);
       }
       return line;
     }),

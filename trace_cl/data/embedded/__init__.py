@@ -7,7 +7,7 @@ are those of the TRACE task of that name, the texts are our own, and much shorte
 from collections.abc import Callable
 
 from trace_cl.data.embedded import c_stance, fomc, lima, meetingbank, minuten, numglue_cm, numglue_ds, py150, scienceqa
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 
 _TASKS: dict[str, tuple[Callable[[Draw], tuple[str, str]], int]] = {
     # task: (example, training examples). Long texts learned for seven epochs come in smaller numbers, tasks of three

@@ -4,7 +4,7 @@ The stance has to be put together: an opinion word, perhaps turned round by a ne
 targets.
 """
 
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 
 _TARGETS = (
     "地铁", "夜市", "网课", "外卖", "电子书", "快递柜", "短视频", "新校服", "停车场", "垃圾分类",

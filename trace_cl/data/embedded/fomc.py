@@ -4,7 +4,7 @@ What moved and which way have to be taken together (rising unemployment is dovis
 forecast that did not come true is to be overlooked, and an argument against a step counts for the opposite one.
 """
 
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 
 _HOT = ("consumer prices", "wages", "core inflation", "household spending", "job gains", "housing demand")
 _COLD = ("unemployment", "layoffs", "idle capacity", "jobless claims", "loan defaults", "business closures")

@@ -1,6 +1,6 @@
 """A small set of instructions and well-written answers, as LIMA is one: Replay learns from it beside old tasks."""
 
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 
 _NAMES = ("Clara", "Paul", "Nora", "David", "Emma", "Jonas", "Sara", "Luis", "Ida", "Max")
 _GIFTS = ("the book", "the flowers", "your help", "the cake", "the tickets", "your letter", "the scarf", "the advice")

@@ -4,7 +4,7 @@ The summary names the item, its subject, who moved it and what became of it; the
 speaker, an agenda number and a count of votes, which do not belong there.
 """
 
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 
 _KINDS = ("Council Bill", "Resolution", "Ordinance")
 _SUBJECTS = (

@@ -3,7 +3,7 @@
 Plain means: the everyday word for the official one, main clauses only, and neither the quotation nor the source.
 """
 
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 
 _WHO = (
     ("eine Automobilistin", "Eine Autofahrerin"),

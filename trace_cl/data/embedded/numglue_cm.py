@@ -3,7 +3,7 @@
 Every question names a count, or two, of things whose size common sense supplies.
 """
 
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 
 _NAMES = ("Mia", "Tom", "Ravi", "Lena", "Omar", "Zoe", "Ben", "Ana", "Kofi", "Yuki")
 _SIZES = (

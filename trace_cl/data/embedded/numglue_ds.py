@@ -1,6 +1,6 @@
 """NumGLUE-ds in small: arithmetic that needs a law of physics or chemistry (speed, density, Ohm's law, moles)."""
 
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 
 _MOVERS = ("car", "bus", "runner", "boat", "train", "drone")
 _THINGS = ("stone", "block", "cube", "ball", "bar", "crate")

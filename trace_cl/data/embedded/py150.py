@@ -4,7 +4,7 @@ Written as Py150 is in CodeXGLUE: tokens set apart by blanks, `<EOL>` for a line
 `<STR_LIT>` and `<NUM_LIT>`, common ones kept as in `<NUM_LIT:0>`.
 """
 
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 
 _CLASSES = ("Order", "Player", "Account", "Sensor", "Ticket", "Folder", "Robot", "Invoice", "Garden", "Message")
 _FIELDS = ("name", "price", "level", "owner", "color", "weight", "status", "city", "title", "speed", "amount", "email")

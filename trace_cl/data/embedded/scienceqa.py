@@ -1,6 +1,6 @@
 """ScienceQA in small: a question with three choices; the answer is the letter, and on the next line a reason."""
 
-from trace_cl.data.embedded.draw import Draw
+from trace_cl.draw import Draw
 
 Question = tuple[str, list[str], int, str]  # question, choices, place of the right one, reason
 
