@@ -55,8 +55,8 @@ METHODS = {
 """A directory's name, with what tells variants of it apart, and what it is asked for by."""
 
 HALF = {
-    0: ("seqft+hft", "gem", "lora_seqft", "lwf", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "merging"),
+    0: ("seqft+hft", "gem", "lora_seqft", "joint"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc"),
     3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
 }
 """What is tried each time; the whole grid is `make test-distributed`."""
