@@ -42,12 +42,19 @@ def tokens(phases: Sequence[Phase]) -> int:
     return sum(phase.epochs * sum(map(len, phase.examples)) for phase in phases)
 
 
+def select_first(strategy: Strategy, round: Round, model: PreTrainedModel) -> None:
+    """Let learn what learns from the round's beginning on: nothing in a round without phases. Raises as `select`."""
+    model.requires_grad_(False)
+    if strategy.phases(round):
+        select(strategy, round, 0, model)
+
+
 def select(strategy: Strategy, round: Round, step: int, model: PreTrainedModel) -> bool:
     """Let those of the model's parameters learn that the strategy names for this step, and no others; whether it named
-    any. Raises UserError where there is nothing to learn in a round that trains."""
-    if not strategy.phases(round):
-        model.requires_grad_(False)
-        return True
+    any.
+
+    Raises UserError where it leaves nothing to learn, or names a parameter that is not there.
+    """
     names = strategy.trainable(round, step, model)
     if names is None:
         return False
@@ -66,7 +73,7 @@ def select(strategy: Strategy, round: Round, step: int, model: PreTrainedModel) 
 
 
 def plan_round(strategy: Strategy, round: Round, model: PreTrainedModel, global_batch: int) -> dict[str, Any]:
-    """What a round trains, on what, for how many steps; `select` has told the model which parameters learn."""
+    """What a round trains, on what, for how many steps; `select_first` has let its parameters learn."""
     phases = strategy.phases(round)
     return {
         "round": round.number,
@@ -92,7 +99,7 @@ def needs(
     """What each round's training needs on a device, activations left out."""
     found = []
     for round in rounds:
-        select(strategy, round, 0, model)
+        select_first(strategy, round, model)
         found.append(Memory.of(model.parameters(), dtype, layout, partial(strategy.extra_bytes, round)))
     return found
 
@@ -120,12 +127,12 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
     planned = []
     for round in rounds:
-        select(strategy, round, 0, model)
+        select_first(strategy, round, model)
         planned.append(plan_round(strategy, round, model, config.training.global_batch))
 
     needed = needs(strategy, rounds, model, dtype, layout)
     hardest, memory = max(zip(rounds, needed, strict=True), key=lambda pair: pair[1].total)
-    select(strategy, hardest, 0, model)
+    select_first(strategy, hardest, model)
     if not counted:
         micro_batch = largest_micro_batch(hardest.task.train, config.training.tokens_per_batch)
         memory = replace(memory, activations=activations(model, dtype, layout, micro_batch))

@@ -170,7 +170,7 @@ class Run:
         began = perf_counter()
         self.journal.begin_steps(round.number)
         torch.manual_seed(self.config.seed * 1000 + round.number + 1_000_000 * self.ranks.rank)
-        plan.select(self.strategy, round, 0, self.model)
+        plan.select_first(self.strategy, round, self.model)
         record = plan.plan_round(self.strategy, round, self.model, training.global_batch)
         loss, logged = self.learn(round) if record["phases"] else (None, {})
         seconds = to_ms(perf_counter() - began)
