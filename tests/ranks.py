@@ -16,6 +16,7 @@ from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl.data.batches import collate
+from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator
 from trace_cl.run import Run, start
 from trace_cl.strategies.base import Example, Learner, Parts, Round
@@ -179,12 +180,19 @@ def use_every_word_under_each_stage(folder: Path) -> None:
                 torch.save(noted, folder / f"{dtype} {stage}")
             else:
                 assert not noted["merged"], "the first rank alone has what is whole"
+    never_whole = engine_of(3, ranks, gather=False)
+    never_whole.place(model)
+    learner = train_a_round(never_whole, model, steps=0)
+    with pytest.raises(UserError, match="does not fit on one"):
+        learner.snapshot()
+    with pytest.raises(UserError, match="engine=torch"):
+        learner.change()
 
 
 def live_bytes() -> int:
     """Bytes of every tensor that something still holds, a storage counted once."""
     gc.collect()
-    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor) and not thing.is_meta]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 

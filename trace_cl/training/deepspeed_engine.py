@@ -48,7 +48,7 @@ class DeepSpeedEngine:
     def place(self, model: PreTrainedModel) -> None:
         checkpoint_gradients(model, self.gradient_checkpointing)
         self.plain, self.skeleton = private.attributes(model), private.skeleton(model)
-        self._settle(model)
+        self.settle(model)
 
     def train(self, model: PreTrainedModel, loss: Loss = plain, answerer: Answerer | None = None) -> "DeepSpeedLearner":
         if self.partitioned:
@@ -60,7 +60,7 @@ class DeepSpeedEngine:
         """A partitioned model's weights, gathered one by one into the first rank's main memory."""
         return private.gather_state(model, self.ranks.first) if self.partitioned else None
 
-    def _settle(self, model: PreTrainedModel) -> None:
+    def settle(self, model: PreTrainedModel) -> None:
         """A plain model on every rank, or one that gathers each layer when it comes to it."""
         self.partitioned = self.zero_stage == 3 and not self._fits(model)
         if self.partitioned:
@@ -94,6 +94,7 @@ class DeepSpeedEngine:
             "gradient_clipping": self.optimization.clip_norm if self.zero_stage > 0 else 0.0,
             "steps_per_print": sys.maxsize,
             "zero_optimization": zero,
+            # PyTorch's own AdamW, on a device and off it: DeepSpeed's would be compiled first, for a minute.
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             # Stage 0 trains as one device does: what learns in fp32, under autocast.
@@ -107,7 +108,7 @@ class DeepSpeedLearner:
 
     def __init__(self, engine: DeepSpeedEngine, model: PreTrainedModel, loss: Loss, answerer: Answerer | None) -> None:
         self.answerer = answerer
-        self.home, self.ranks, self.model = engine, engine.ranks, model
+        self.parent, self.ranks, self.model = engine, engine.ranks, model
         self.tokens_per_batch, self.clip_norm = engine.tokens_per_batch, engine.optimization.clip_norm
         self.dtype, self.device = model.dtype, engine.device
         self.parameters = trainable(model)
@@ -192,12 +193,12 @@ class DeepSpeedLearner:
 
     def snapshot(self) -> LanguageModel:
         """A whole copy on every device. Raises UserError where there is no room even for one whole model."""
-        if self.home.partitioned:
+        if self.parent.partitioned:
             raise UserError(
                 "this strategy keeps a frozen copy of the model on every device, and the whole model does not fit on "
                 "one: take devices with more memory, a smaller model or another strategy"
             )
-        teacher = private.clothe(self.home.skeleton, self.model, self.device, self.dtype)
+        teacher = private.clothe(self.parent.skeleton, self.model, self.device, self.dtype)
         return LanguageModel(teacher, autocast=self.autocast)
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
@@ -220,4 +221,4 @@ class DeepSpeedLearner:
         private.close(self.engine)
         del self.engine, self.objective, self.held, self.parameters
         cast(trainable(self.model).values(), self.dtype)
-        self.home._settle(self.model)
+        self.parent.settle(self.model)

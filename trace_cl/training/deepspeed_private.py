@@ -1,4 +1,4 @@
-"""All that is known of DeepSpeed's insides (0.19.8): where it keeps gradients, and what it leaves behind on a model."""
+"""All that is known of DeepSpeed's insides (0.19.8): where it keeps weights and gradients, what it leaves behind."""
 
 import copy
 import gc
@@ -39,8 +39,9 @@ def connect(device: torch.device) -> None:
 
     backend = "nccl" if device.type == "cuda" else "gloo"
     if not dist.is_initialized():
+        # Without a port, which others may want too.
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("LOCAL_RANK", "0")  # its engine will not start without
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 
@@ -141,7 +142,7 @@ class Stage2(Shards):
         self.layout: dict[int, list[str | Tensor]] = {}
 
     def _slice_of(self, parameter: Any) -> tuple[int, Tensor]:
-        mapping = parameter._hp_mapping
+        mapping = parameter._hp_mapping  # from the low-precision parameter to the optimizer's stretch
         if mapping is None:
             return 0, torch.zeros(0, device=parameter.device)
         return mapping.lp_fragment_address.start, mapping.hp_fragment.detach()
@@ -193,6 +194,7 @@ class Stage3(Shards):
 
     def take(self) -> Parts:
         taken = {name: gradient.clone() for name, gradient in self._gradients()}
+        # After this the next backward writes over what is there; else it adds to it.
         self.optimizer.zero_grad(set_to_none=True)
         return taken
 
@@ -214,6 +216,7 @@ def close(engine: Any) -> None:
     Closures of its own keep it alive, out of the garbage collector's sight; so it is emptied.
     """
     engine.destroy()
+    # It forgets these two, which lead from the model to it.
     for hook in (engine.module_forward_pre_hook, engine.module_forward_post_hook):
         hook.remove()
     vars(engine.optimizer).clear()

@@ -18,12 +18,12 @@ from trace_cl.training.torch_engine import TorchEngine
 
 def check(settings: EngineConfig, ranks: int, uses: Collection[Use]) -> None:
     """Raise UserError where no engine could do what is asked; the strategy tells what it uses of the learner."""
-    spread = layout(settings, ranks)
+    wanted = layout(settings, ranks)
     if settings.name == "torch" and ranks > 1:
         raise UserError(f"engine=torch is for one process, and there are {ranks}: set engine=deepspeed")
-    if spread.offload_optimizer and spread.stage == 0:
+    if wanted.offload_optimizer and wanted.stage == 0:
         raise UserError("engine.offload_optimizer=true needs engine.zero_stage=2 or 3")
-    if spread.offload_optimizer and {"gradients", "weights"} & set(uses):
+    if wanted.offload_optimizer and {"gradients", "weights"} & set(uses):
         raise UserError(
             "engine.offload_optimizer=true leaves this strategy no gradients or weights to work on: set it to false"
         )
