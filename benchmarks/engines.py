@@ -61,7 +61,7 @@ def train(
     """A round's first steps."""
     device = model.device
     engine = engines.build(settings, Optimization(learning_rate=1e-5), device, budget, Ranks())
-    engine.place(model)
+    engine.to_devices(model)
     model.requires_grad_(True)
     freeze(model, frozen)
     if device.type == "cuda":

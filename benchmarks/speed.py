@@ -89,7 +89,7 @@ def main(overrides: list[str]) -> None:
     folder = locate(config.model.source, config.model.path)
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
-    TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).place(model)
+    TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).to_devices(model)
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
     tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
     mixture = [example for task in tasks for example in task.train[:100]]

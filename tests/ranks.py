@@ -174,14 +174,14 @@ def use_every_word_under_each_stage(folder: Path) -> None:
         for stage in (0, 2, 3):
             model = odd_model(tokenizer, dtype)
             engine = engine_of(stage, ranks)
-            engine.place(model)
+            engine.to_devices(model)
             noted = use_every_word(engine, model, ranks, tokenizer)
             if ranks.first:
                 torch.save(noted, folder / f"{dtype} {stage}")
             else:
                 assert not noted["merged"], "the first rank alone has what is whole"
     never_whole = engine_of(3, ranks, gather=False)
-    never_whole.place(model)
+    never_whole.to_devices(model)
     learner = train_a_round(never_whole, model, steps=0)
     with pytest.raises(UserError, match="does not fit on one"):
         learner.snapshot()
@@ -204,7 +204,7 @@ def eight_rounds_of_each_stage(folder: Path) -> None:
     for stage, settings in ((0, {}), (2, {}), (3, {}), (3, {"gather": False})):
         model = model_of()
         engine = engine_of(stage, ranks, **settings)
-        engine.place(model)
+        engine.to_devices(model)
         for round in range(1, 9):
             train_a_round(engine, model, select(model, round, 1, Selection()), steps=1).close()
             live.setdefault(f"{stage} {settings}", []).append(live_bytes())
@@ -218,7 +218,7 @@ def live_bytes_of_a_step_of_each_stage(sizes: dict[str, int], frozen: Sequence[s
     for stage in (0, 2, 3):
         model = model_of(**sizes)
         engine = engine_of(stage, ranks)
-        engine.place(model)
+        engine.to_devices(model)
         noted = [live_bytes()]
         trainer = train_a_round(engine, model, frozen, steps=1)
         trainer.backward(EXAMPLES)
@@ -238,7 +238,7 @@ def optimizers_bytes_of_each_stage(folder: Path) -> None:
     for stage in (0, 2, 3):
         model = model_of()
         engine = engine_of(stage, ranks)
-        engine.place(model)
+        engine.to_devices(model)
         for method, frozen in (("FFT", []), ("HFT", select(model, 1, 1, Selection()))):
             trainer = train_a_round(engine, model, frozen, steps=1)
             states = trainer.engine.basic_optimizer.state.values()

@@ -36,7 +36,7 @@ from trace_cl.strategies.base import Round, Strategy, Unsuitable
 from trace_cl.training import engines
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.layout import Layout
-from trace_cl.training.model import device_and_dtype, load_model, load_tokenizer, locate
+from trace_cl.training.model import device_and_dtype, is_spread, load_model, load_tokenizer, locate
 from trace_cl.training.ranks import Ranks, join
 
 
@@ -106,7 +106,12 @@ def open_run(
     settings = engines.choose(settings, ranks.size, strategy.uses, device, max(memory.total for memory in needed))
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
-    engine.place(model)
+    engine.to_devices(model)
+    if "snapshot" in strategy.uses and is_spread(model):
+        raise UserError(
+            f"strategy={strategy.name} keeps a frozen copy of the model on every device, and the whole model does not "
+            "fit on one: take devices with more memory, a smaller model or another strategy"
+        )
     journal.begin(as_dict(config), benchmark.checksums, environment.describe(device))
     return Run(
         config=config,

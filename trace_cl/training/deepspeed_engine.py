@@ -45,7 +45,7 @@ class DeepSpeedEngine:
         private.connect(self.device)
         self.partitioned = False
 
-    def place(self, model: PreTrainedModel) -> None:
+    def to_devices(self, model: PreTrainedModel) -> None:
         checkpoint_gradients(model, self.gradient_checkpointing)
         self.plain, self.skeleton = private.attributes(model), private.skeleton(model)
         self.settle(model)

@@ -31,14 +31,14 @@ class RoundLearner(Learner, Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the optimizer, and bring the model back to where `place` would put it."""
+        """Let go of the optimizer, and bring the model back to where `to_devices` would put it."""
         ...
 
 
 class Engine(Protocol):
     """Where the weights lie, and how they are trained."""
 
-    def place(self, model: PreTrainedModel) -> None:
+    def to_devices(self, model: PreTrainedModel) -> None:
         """Bring a freshly loaded model to the devices, ready to be evaluated."""
         ...
 

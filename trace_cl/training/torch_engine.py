@@ -23,7 +23,7 @@ class TorchEngine:
     tokens_per_batch: int
     gradient_checkpointing: bool = False
 
-    def place(self, model: PreTrainedModel) -> None:
+    def to_devices(self, model: PreTrainedModel) -> None:
         model.to(self.device)  # type: ignore[arg-type]  # the library's wrapper hides the method's own signature
         checkpoint_gradients(model, self.gradient_checkpointing)
 
