@@ -163,7 +163,8 @@ def assert_same_run(folder: Path, reference: Path) -> None:
         assert recorded(folder, figure) == pytest.approx(recorded(reference, figure), rel=1e-3), figure
     ours, theirs = weights(folder), weights(reference)
     assert ours.keys() == theirs.keys()
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    # Weights are smaller than one; EWC's Fisher information, which lies among them, is not.
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="session")
