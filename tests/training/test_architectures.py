@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from architectures import ARCHITECTURES, with_weights, without_weights
+from peft import PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -37,9 +38,17 @@ def adapted(architecture: str, targets: list[str]) -> PreTrainedModel:
     return model
 
 
+def prompted() -> PreTrainedModel:
+    """Behind a soft prompt of peft's, which stands before every text."""
+    model = with_weights("llama")
+    tuned = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    return cast(PreTrainedModel, tuned.eval())
+
+
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {name: partial(with_weights, name) for name in ARCHITECTURES}
 MODELS["llama + LoRA"] = partial(adapted, "llama", ["q_proj", "v_proj"])
 MODELS["gpt_neox + LoRA"] = partial(adapted, "gpt_neox", ["query_key_value"])
+MODELS["llama + prompt"] = prompted
 MODELS["opt, projected"] = partial(with_weights, "opt", word_embed_proj_dim=8)
 
 
@@ -48,7 +57,8 @@ def own_logits(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
     rows = []
     for example in examples:
         tokens = torch.tensor([[*example.prompt, *example.answer]])
-        rows.append(model(input_ids=tokens).logits[0, len(example.prompt) - 1 : -1])
+        own = model(input_ids=tokens).logits[0, -tokens.shape[1] :]
+        rows.append(own[len(example.prompt) - 1 : -1])
     return torch.cat(rows)
 
 
