@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import ARCHITECTURES, without_weights
-from support import compose
+from support import FakeTask, compose
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,8 +19,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from trace_cl.strategies.base import Unsuitable
-from trace_cl.strategies.hft import HalfFineTuningCallback, freeze, select
+from trace_cl.strategies.base import Round, Unsuitable
+from trace_cl.strategies.gem import GEM
+from trace_cl.strategies.hft import HalfFineTuning, HalfFineTuningCallback, freeze, select
 from trace_cl.strategies.layers import Block, decoder_layers, layers
 from trace_cl.strategies.selection import Selection
 from trace_cl.training.model import build_on_meta, trainable_share
@@ -283,3 +284,15 @@ def test_callback_in_a_trainer(small_model: Path, tmp_path: Path) -> None:
         frozen = name.rpartition(".")[0] in callback.frozen
         assert torch.equal(parameter, before[name]) == frozen, name
         assert parameter.requires_grad
+
+
+def test_the_wrapper_changes_what_learns_and_the_name_and_nothing_else() -> None:
+    model, round = without_weights("llama"), Round(3, [FakeTask("a", 0), FakeTask("b", 1)], [])
+    gem = GEM(memory_size=5)
+    wrapped = HalfFineTuning(gem, Selection())
+    frozen = select(model, 2, 3, Selection())
+    learning = wrapped.trainable(round, 0, model)
+    assert learning == [name for name, _ in model.named_parameters() if name.rpartition(".")[0] not in frozen]
+    assert wrapped.trainable(round, 1, model) is None
+    assert (wrapped.name, gem.name) == ("gem+hft", "gem")
+    assert (wrapped.uses, wrapped.memory_size, wrapped.phases(round)) == (gem.uses, 5, gem.phases(round))

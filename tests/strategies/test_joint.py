@@ -27,6 +27,8 @@ def test_one_round_trains_and_the_others_score_the_base_model(run: Callable[...,
     assert [record["final_loss"] is None for record in records] == [True, True, False]
     summary = json.loads((folder / "summary.json").read_text())
     rows = [line.split(",")[1:] for line in (folder / "matrix.csv").read_text().splitlines()[1:]]
+    assert summary["untrained_rounds"] == [1, 2]
+    assert summary["BWT"] == [None, None, None], "of rounds that trained nothing there is no score just after learning"
     assert summary["OP"][-1] == sum(map(float, rows[-1])) / 3
     for row in rows[:-1]:
         for score, base in zip(filter(None, row), summary["zero_shot"].values(), strict=False):
