@@ -36,6 +36,8 @@ from trace_cl.training.model import load_tokenizer
 from trace_cl.training.ranks import Ranks
 from trace_cl.training.torch_engine import TorchEngine
 
+pytestmark = pytest.mark.distributed
+
 METHODS = {
     "seqft": (),
     "seqft+hft": ("hft=true",),
@@ -59,7 +61,7 @@ HALF = {
     2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc"),
     3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
 }
-"""What is tried each time; the whole grid is `make test-distributed`."""
+"""What is tried each time; the whole grid is `make test-grid`."""
 
 
 @dataclass(frozen=True)
