@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 from omegaconf import DictConfig
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl.config import as_dict, run_folder
 from trace_cl.data.batches import Encoder
@@ -104,6 +104,15 @@ def needs(
     return found
 
 
+def sizes(model: DictConfig) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, str]:
+    """A model's architecture, what its tokens are counted with, and that tokenizer's name; no weights are read."""
+    if model.architecture and model.path is None:
+        # The network is never asked: sizes stand in the model's YAML, tokens are counted with the tokenizer at hand.
+        return AutoConfig.for_model(**as_dict(model.architecture)), load_tokenizer(str(CHECKPOINT)), "tiny"
+    folder = locate(model.source, model.path)
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False), load_tokenizer(folder), model.name
+
+
 def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     """The plan of a run: needs the model's sizes, but neither weights nor network.
 
@@ -111,14 +120,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     """
     counted = count_only(config.benchmark, strategy.uses_instructions)
     loaded = {} if counted else load_data(config.benchmark, strategy.uses_instructions)
-    if config.model.architecture and config.model.path is None:
-        # The network is never asked: sizes stand in the model's YAML, tokens are counted with the tokenizer at hand.
-        architecture, tokenizer_name = AutoConfig.for_model(**as_dict(config.model.architecture)), "tiny"
-        tokenizer = load_tokenizer(str(CHECKPOINT))
-    else:
-        folder = locate(config.model.source, config.model.path)
-        architecture, tokenizer_name = AutoConfig.from_pretrained(folder, trust_remote_code=False), config.model.name
-        tokenizer = load_tokenizer(folder)
+    architecture, tokenizer, tokenizer_name = sizes(config.model)
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
     benchmark = counted or prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     _, dtype = device_and_dtype(config.device, config.model.dtype)
