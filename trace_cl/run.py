@@ -33,6 +33,7 @@ from trace_cl.records.journal import Journal
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
 from trace_cl.records.progress import Progress
 from trace_cl.strategies.base import Round, Strategy, Unsuitable
+from trace_cl.strategies.streams import stream
 from trace_cl.training import engines
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.layout import Layout
@@ -95,7 +96,7 @@ def open_run(
             print(f"data: {finding}", file=sys.stderr)
 
     checkpoint = journal.checkpoint()
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream(config.seed, "build"))
     rounds = benchmark.rounds(config.seed)
     model = strategy.build(
         lambda folder: load_model(str(folder or location), dtype, config.model.source), checkpoint, rounds
@@ -174,7 +175,7 @@ class Run:
         training = self.config.training
         began = perf_counter()
         self.journal.begin_steps(round.number)
-        torch.manual_seed(self.config.seed * 1000 + round.number + 1_000_000 * self.ranks.rank)
+        torch.manual_seed(stream(self.config.seed, "round", round.number))
         plan.select_first(self.strategy, round, self.model)
         record = plan.plan_round(self.strategy, round, self.model, training.global_batch)
         loss, logged = self.learn(round) if record["phases"] else (None, {})
@@ -225,6 +226,7 @@ class Run:
                 order = f"{self.config.seed}/{round.number}/{phase.name}/{epoch}"
                 for batch in global_batches(phase.examples, training.global_batch, order):
                     step, began = next(steps), perf_counter()
+                    torch.manual_seed(stream(self.config.seed, "step", round.number, step))
                     if step > 1 and plan.select(self.strategy, round, step - 1, self.model):
                         learner.change()
                     loss = learner.backward(batch)
