@@ -1,23 +1,28 @@
 """The strategies in whole runs: what each leaves untouched, and that each goes on where it stopped."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from support import Killed, compose, results
+from support import Killed, compose, killed_after, results
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from trace_cl import evaluation
 from trace_cl import run as runner
 from trace_cl.build import build_strategy
 from trace_cl.data.batches import Encoder
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate
 from trace_cl.records.journal import Journal
+from trace_cl.training.loss import LanguageModel
 from trace_cl.training.model import load_tokenizer
+from trace_cl.training.torch_engine import TorchLearner
 
 Run = Callable[..., Path]
 
@@ -57,6 +62,60 @@ def test_stopped_between_rounds_and_continued(
                 run(*again)
     run(*again)
     assert results(tmp_path / "again" / "trace" / "tiny" / method / "seed1") == whole
+
+
+def test_an_adapter_in_bf16_is_scored_alike_by_a_resumed_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between its checkpoint and its scores, where the resumed run reads what the other one holds."""
+    bf16 = ("strategy=lora_seqft", "model.dtype=bf16", "training.learning_rate=0.3")
+    whole = run(*bf16, method="lora_seqft")
+    again = (*bf16, f"runs_dir={tmp_path / 'again'}")
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "save_checkpoint", killed_after(Journal.save_checkpoint))
+            with pytest.raises(Killed):
+                run(*again)
+    run(*again)
+    resumed = tmp_path / "again" / "trace" / "tiny" / "lora_seqft" / "seed1"
+    assert results(resumed) == results(whole)
+    weights = [(folder / "checkpoint" / "adapter_model.safetensors").read_bytes() for folder in (whole, resumed)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("method", ["lora_seqft", "gem+hft"])
+def test_one_draw_more_moves_no_other(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """PyTorch's, numpy's and Python's common streams, drawn from where a model is loaded, trained and asked."""
+    overrides = (f"strategy={method.removesuffix('+hft')}", f"hft={str(method.endswith('+hft')).lower()}")
+    overrides = (*overrides, "training.learning_rate=0.3" if method == "lora_seqft" else "training.learning_rate=0.01")
+    plain = run(*overrides, method=method)
+    drawn = [0]
+
+    def drawing(act: Callable[..., Any]) -> Callable[..., Any]:
+        def draw_and_act(*args: Any, **kwargs: Any) -> Any:
+            drawn[0] += 1
+            torch.rand(drawn[0]), np.random.rand(), random.random()
+            return act(*args, **kwargs)
+
+        return draw_and_act
+
+    for owner, name in (
+        (runner, "load_model"),
+        (TorchLearner, "__init__"),
+        (LanguageModel, "logits"),
+        (TorchLearner, "step"),
+        (evaluation, "generate"),
+    ):
+        monkeypatch.setattr(owner, name, drawing(getattr(owner, name)))
+    other = run(*overrides, f"runs_dir={tmp_path / 'other'}", method=f"../../../other/trace/tiny/{method}")
+    assert drawn[0] > 50
+    assert results(other) == results(plain)
+    weights = [
+        {file.name: file.read_bytes() for file in (folder / "checkpoint").glob("*.safetensors")}
+        for folder in (plain, other)
+    ]
+    assert weights[0]
+    assert weights[0] == weights[1]
 
 
 def test_replay_of_nothing_is_seqft_bit_for_bit(run: Run) -> None:
