@@ -6,7 +6,7 @@ resumable: weights and strategy state come from the checkpoint, every random dra
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,10 +32,13 @@ from trace_cl.records import environment
 from trace_cl.records.journal import Journal
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
 from trace_cl.records.progress import Progress
+from trace_cl.records.terms import Terms
+from trace_cl.records.terms import findings as findings_of_terms
 from trace_cl.strategies.base import Round, Strategy, Unsuitable
 from trace_cl.strategies.streams import stream
 from trace_cl.training import engines
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
+from trace_cl.training.failures import Place, stop_unless_finite
 from trace_cl.training.layout import Layout
 from trace_cl.training.model import device_and_dtype, is_spread, load_model, load_tokenizer, locate
 from trace_cl.training.ranks import Ranks, join
@@ -178,9 +181,13 @@ class Run:
         torch.manual_seed(stream(self.config.seed, "round", round.number))
         plan.select_first(self.strategy, round, self.model)
         record = plan.plan_round(self.strategy, round, self.model, training.global_batch)
+        self.terms = Terms(self.strategy.terms if round.past else ())
         loss, logged = self.learn(round) if record["phases"] else (None, {})
         seconds = to_ms(perf_counter() - began)
-        self.journal.write_round(round.number, {**record, "final_loss": loss, "seconds": seconds, "strategy": logged})
+        record |= {"final_loss": loss, "seconds": seconds, "strategy": logged, "terms": self.terms.record()}
+        for finding in findings_of_terms(record):
+            self.progress.warn(finding)
+        self.journal.write_round(round.number, record)
         if record["phases"]:
             self.keep(round)
         self.trained = round.number
@@ -229,11 +236,14 @@ class Run:
                     torch.manual_seed(stream(self.config.seed, "step", round.number, step))
                     if step > 1 and plan.select(self.strategy, round, step - 1, self.model):
                         learner.change()
+                    at = Place(round, phase.name, epoch, step, batch)
                     loss = learner.backward(batch)
-                    stop_unless_finite("loss", loss, round, step)
+                    noted = told(loss, learner.noted)
+                    self.check({"loss": loss, **noted}, at, learner)
                     logged = self.strategy.adjust_gradients(round, learner)
+                    self.check(logged, at, learner)
                     norm = learner.step()
-                    stop_unless_finite("gradient's norm", norm, round, step)
+                    self.check({"gradient's norm": norm}, at, learner)
                     seconds, tokens = perf_counter() - began, sum(map(len, batch))
                     line = {
                         "round": round.number,
@@ -246,12 +256,18 @@ class Run:
                         "tokens": tokens,
                         "answer_tokens": answer_tokens(batch),
                         "seconds": to_ms(seconds),
+                        **noted,
                         **logged,
                     }
+                    self.terms.add(line)
                     self.journal.add_step(line)
                     self.logger.log("step", before + step, training_curves(line))
                     self.progress.step(round.number, f"{epoch}/{phase.epochs}", loss, tokens, seconds)
         return loss
+
+    def check(self, values: Mapping[str, Any], at: Place, learner: RoundLearner) -> None:
+        """Raises UserError for numbers that are not finite."""
+        stop_unless_finite(values, at, learner, self.journal.folder if self.journal.writes else None)
 
     def finish(self, round: Round) -> None:
         """Score the tasks seen so far, and report. The row in the matrix comes last: with it the round is finished."""
@@ -332,13 +348,9 @@ def optimization(training: TrainingConfig) -> Optimization:
     )
 
 
-def stop_unless_finite(name: str, value: float, round: Round, step: int) -> None:
-    """Raises UserError where training has come to nothing."""
-    if not math.isfinite(value):
-        raise UserError(
-            f"the {name} is {value} in round {round.number} ({round.task.name}), step {step}: "
-            "lower training.learning_rate; the rounds before it are kept"
-        )
+def told(loss: float, noted: Mapping[str, float]) -> dict[str, float]:
+    """The terms of the loss that the strategy told of, and what they leave to the task; nothing where there is none."""
+    return {"task_loss": loss - sum(noted.values()), **noted} if noted else {}
 
 
 def to_ms(seconds: float) -> float:

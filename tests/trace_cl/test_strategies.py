@@ -86,8 +86,10 @@ def test_an_adapter_in_bf16_is_scored_alike_by_a_resumed_run(
 @pytest.mark.parametrize("method", ["lora_seqft", "gem+hft"])
 def test_one_draw_more_moves_no_other(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """PyTorch's, numpy's and Python's common streams, drawn from where a model is loaded, trained and asked."""
-    overrides = (f"strategy={method.removesuffix('+hft')}", f"hft={str(method.endswith('+hft')).lower()}")
-    overrides = (*overrides, "training.learning_rate=0.3" if method == "lora_seqft" else "training.learning_rate=0.01")
+    overrides = {
+        "lora_seqft": ("strategy=lora_seqft", "training.learning_rate=0.3"),
+        "gem+hft": ("strategy=gem", "hft=true"),
+    }[method]
     plain = run(*overrides, method=method)
     drawn = [0]
 
@@ -143,6 +145,56 @@ def test_replay_counts_its_sources_and_trains_on_them(run: Run) -> None:
     replayed = [step for step in steps if step["round"] == 3 and step["phase"] == "replay"]
     assert len(replayed) == 5  # 24 examples in batches of 5
     assert record["optimizer_steps"] == len([step for step in steps if step["round"] == 3])
+
+
+def test_a_penalty_of_nothing_is_told_of(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("strategy=ewc", "strategy.strength=0", method="ewc")
+    said = capsys.readouterr().err
+    report = (folder / "report.md").read_text()
+    assert "terms" in json.loads((folder / "rounds" / "round1.json").read_text())
+    for place in (said, report):
+        assert "round 1 (C-STANCE): penalty" not in place, "no past task, no penalty"
+        assert "round 2 (FOMC): penalty was zero in all of 9 steps" in place
+        assert "round 3 (MeetingBank): penalty was zero in all of 6 steps" in place
+
+
+def test_a_penalty_that_leaves_the_task_no_say_is_told_of(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("strategy=ewc", "strategy.strength=1e6", "benchmark.order=[C-STANCE,FOMC]", method="ewc")
+    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    second = [step for step in steps if step["round"] == 2]
+    times = sum(step["penalty"] for step in second) / sum(step["loss"] for step in second)
+    assert times > 100
+    finding = f"round 2 (FOMC): penalty was {times:,.0f} times the loss on average"
+    assert finding in capsys.readouterr().err
+    assert finding in (folder / "report.md").read_text()
+
+
+def test_distillation_is_noted_step_by_step(run: Run, tmp_path: Path) -> None:
+    """What LwF adds to the loss, however a step is cut: nothing where student and teacher are one, more later on."""
+    folder = run("strategy=lwf", method="lwf")
+    cut = run(
+        "strategy=lwf",
+        "training.tokens_per_batch=40",
+        f"runs_dir={tmp_path / 'cut'}",
+        method="../../../cut/trace/tiny/lwf",
+    )
+    steps, again = ([json.loads(line) for line in (f / "train.jsonl").read_text().splitlines()] for f in (folder, cut))
+    assert all("distillation" not in step for step in steps if step["round"] == 1)
+    later = [step for step in steps if step["round"] > 1]
+    for step in later:
+        assert step["loss"] == pytest.approx(step["task_loss"] + step["distillation"])
+        if step["step"] == 1:
+            assert step["distillation"] == pytest.approx(0, abs=1e-6)
+        else:
+            assert step["distillation"] > 1e-4
+    noted = [step["distillation"] for step in later]
+    assert noted == pytest.approx([s["distillation"] for s in again if s["round"] > 1], rel=1e-2, abs=1e-5)
+    record = json.loads((folder / "rounds" / "round2.json").read_text())["terms"]["distillation"]
+    mean = sum(step["distillation"] for step in later if step["round"] == 2) / 9
+    assert record["mean"] == pytest.approx(mean)
+    assert "| 2 | FOMC | distillation | 9 of 9 |" in " ".join((folder / "report.md").read_text().split(" ")).replace(
+        "  ", " "
+    )
 
 
 @pytest.mark.parametrize("hft", ["false", "true"])

@@ -1,5 +1,7 @@
 """What is told from a loaded model."""
 
+from typing import Any
+
 import pytest
 import torch
 from architectures import without_weights
@@ -12,7 +14,7 @@ from trace_cl.training.model import cut_matters
 NONE = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
-def gpt2(**settings: float) -> PreTrainedModel:
+def gpt2(**settings: Any) -> PreTrainedModel:
     config = GPT2Config(vocab_size=32, n_embd=8, n_layer=1, n_head=2, initializer_range=0.5, **settings)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model
