@@ -27,10 +27,15 @@ class Stopped(BaseException):
 
 @dataclass
 class Signals:
-    """What has been asked so far: by which signal to end (0: none did), and whether to put by what there is."""
+    """What has been asked so far: by which signal to end (0: none did), and whether to put by what there is.
+
+    `led`: a parent passes on to this process what it is asked, and ends it where it is asked twice. The system may ask
+    both of them (Slurm does), so that here the second is no more than the first.
+    """
 
     end: int = 0
     checkpoint: bool = False
+    led: bool = False
 
 
 signals = Signals()
@@ -55,7 +60,7 @@ def listening() -> Iterator[Signals]:
     """Note down what is asked instead of following it at once."""
 
     def note(asked: int, frame: FrameType | None) -> None:
-        if signals.end:
+        if signals.end and not signals.led:
             die(asked)
         signals.end = asked
 
