@@ -30,6 +30,8 @@ from trace_cl.training.ranks import after_the_first, leave, started_by_others
 
 PASSED_ON = (*ENDING, signal.SIGUSR1)
 
+PROGRAM = "import sys; from trace_cl.launch.processes import be_a_rank; be_a_rank(sys.argv[1])"
+
 
 class RankFailed(Exception):
     """One of the processes of a run came to grief: its text is what that one said."""
@@ -115,9 +117,8 @@ def _start(rank: int, count: int, port: int, folder: str) -> subprocess.Popen[by
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))),
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    program = "import sys; from trace_cl.launch.processes import be_a_rank; be_a_rank(sys.argv[1])"
     return subprocess.Popen(
-        [sys.executable, "-c", program, folder],
+        [sys.executable, "-c", PROGRAM, folder],
         env={**os.environ, **surroundings},
         stdin=subprocess.PIPE,
         start_new_session=True,
