@@ -6,13 +6,12 @@ request to end is not waited with.
 
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -21,8 +20,11 @@ class Stopped(BaseException):
     """A run has ended because it was asked to, with everything put by; `code` is the exit code."""
 
     def __init__(self, asked: int) -> None:
-        super().__init__(signal.Signals(asked).name)
+        super().__init__(asked)
         self.code = 128 + asked
+
+    def __str__(self) -> str:
+        return signal.Signals(self.args[0]).name
 
 
 @dataclass
@@ -30,36 +32,52 @@ class Signals:
     """What has been asked so far: by which signal to end (0: none did), and whether to put by what there is.
 
     `led`: a parent passes on to this process what it is asked, and ends it where it is asked twice. The system may ask
-    both of them (Slurm does), so that here the second is no more than the first.
+    both of them (Slurm does), so that here the second is no more than the first. `usual` is what else would have been
+    done at SIGUSR1.
     """
 
     end: int = 0
     checkpoint: bool = False
     led: bool = False
+    usual: Any = None
+
+    def put_by(self) -> None:
+        """What there is has been put by: whoever would have heard of SIGUSR1 but for the run hears of it now. (submitit
+        is one: it has Slurm requeue the job.)"""
+        asked, self.checkpoint = self.checkpoint, False
+        if asked and callable(self.usual):
+            self.usual(signal.SIGUSR1, None)
 
 
 signals = Signals()
 
 
 def die(asked: int, frame: FrameType | None = None) -> NoReturn:
-    """End on the spot, with one line: before a run begins nothing has been written; later all that is kept is whole."""
+    """End on the spot: before a run begins nothing has been written, and later all that is kept is whole."""
     with suppress(OSError):
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\ninterrupted\n")
+        os.write(2, b"\ninterrupted\n")
     os._exit(128 + asked)
 
 
-def handle(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Have requests to end handled so; a thread beside the main one cannot ask for that."""
-    if threading.current_thread() is threading.main_thread():
-        for each in ENDING:
-            signal.signal(each, handler)
+@contextmanager
+def handling(which: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Have these signals handled so; a thread beside the main one cannot ask for that, and does not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, handler) for each in which}
+    try:
+        yield
+    finally:
+        for each, usual in before.items():
+            signal.signal(each, usual)
 
 
 @contextmanager
 def listening() -> Iterator[Signals]:
     """Note down what is asked instead of following it at once."""
 
-    def note(asked: int, frame: FrameType | None) -> None:
+    def end(asked: int, frame: FrameType | None) -> None:
         if signals.end and not signals.led:
             die(asked)
         signals.end = asked
@@ -67,15 +85,6 @@ def listening() -> Iterator[Signals]:
     def put_by(asked: int, frame: FrameType | None) -> None:
         signals.checkpoint = True
 
-    signals.end, signals.checkpoint = 0, False
-    if threading.current_thread() is not threading.main_thread():
+    signals.end, signals.checkpoint, signals.usual = 0, False, signal.getsignal(signal.SIGUSR1)
+    with handling(ENDING, end), handling([signal.SIGUSR1], put_by):
         yield signals
-        return
-    before = {each: signal.getsignal(each) for each in (*ENDING, signal.SIGUSR1)}
-    handle(note)
-    signal.signal(signal.SIGUSR1, put_by)
-    try:
-        yield signals
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

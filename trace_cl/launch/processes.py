@@ -52,15 +52,13 @@ def launch(config: DictConfig) -> None:
         return
     try:
         start(config)
-    except UserError:
-        after_the_first()
-        leave(politely=False)
-        raise
-    except Exception:
-        leave(politely=False)
-        raise
     except Stopped:
         leave()
+        raise
+    except BaseException as error:
+        if isinstance(error, UserError):
+            after_the_first()
+        leave(politely=False)
         raise
     leave()
 

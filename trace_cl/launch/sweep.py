@@ -5,6 +5,7 @@ on another machine, it writes down what became of it. When all are done the swee
 """
 
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -47,6 +48,8 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Settle the sweep's folder for all members, and remember the sweep for `conclude`."""
+        # Slurm's warning that the time is nearly up (`signal_delay_s`): submitit's own choice is USR2.
+        os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
         folder = config.hydra.sweep.dir
         with open_dict(config):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
