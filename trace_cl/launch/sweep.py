@@ -25,6 +25,7 @@ from omegaconf import DictConfig, open_dict
 from trace_cl.config import check, only_planned
 from trace_cl.errors import UserError
 from trace_cl.records.files import as_json, write
+from trace_cl.signals import Stopped
 
 # Hydra imports this module for every command: what needs PyTorch, or much time, is imported when a member runs.
 
@@ -34,7 +35,8 @@ class Outcome:
     """What became of a member.
 
     `command` are the arguments that start it alone; `state` is finished, complete (before the sweep), skipped, refused
-    (bad input) or failed, and `reason` says why; `folder` is the directory of a finished run.
+    (bad input), failed or stopped (and the sweep with it), and `reason` says why; `folder` is the directory of a
+    finished run.
     """
 
     command: str
@@ -81,7 +83,11 @@ def member(run: Callable[[DictConfig], None], config: DictConfig) -> None:
             log = stack.enter_context((folder / "log.txt").open("w", encoding="utf-8", buffering=1))
             stack.enter_context(redirect_stdout(log))
             stack.enter_context(redirect_stderr(log))
-        outcome = _outcome(run, config, command, folder)
+        try:
+            outcome = _outcome(run, config, command, folder)
+        except Stopped as stopped:
+            record(Outcome(command, "stopped", f"by {stopped}; it goes on where it was"))
+            raise
     record(outcome)
     print(f"#{hydra.job.num} {outcome.state}{outcome.reason and f': {outcome.reason}'}", file=sys.stderr, flush=True)
 
