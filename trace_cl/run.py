@@ -40,7 +40,6 @@ from trace_cl.strategies.base import Example, Held, Phase, Round, Strategy, Unsu
 from trace_cl.strategies.streams import stream
 from trace_cl.training import engines, halfway
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
-from trace_cl.training.layout import Layout
 from trace_cl.training.model import device_and_dtype, is_spread, load_model, load_tokenizer, locate
 from trace_cl.training.ranks import Ranks, join
 
@@ -143,8 +142,7 @@ def open_run(
     )
     if standing.checkpoint is not None:
         strategy.restore(standing.checkpoint)
-    needed = plan.needs(strategy, rounds, model, dtype, Layout())
-    settings = engines.choose(settings, ranks.size, strategy.uses, device, max(memory.total for memory in needed))
+    settings = plan.settle(plan.Needs(config, strategy, benchmark, model, dtype), device, ranks)
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
     engine.to_devices(model)
