@@ -185,8 +185,9 @@ def settle(needs: Needs, device: torch.device, ranks: Ranks) -> EngineConfig:
         if free is None or need <= free:
             need, where, free = memory.host + (0 if exact else need), "of main memory for each process", place.main
         raise UserError(
-            f"{needs.strategy.name} on {needs.config.model.name} needs {size(need)} {where} in round {round.number}, the "
-            f"hardest ({parts_of(memory)}), where there are {size(free)}: {remedy(needs, settings, ranks.size, place)}"
+            f"{needs.strategy.name} on {needs.config.model.name} needs {size(need)} {where} in round {round.number}, "
+            f"the hardest ({parts_of(memory)}), where there are {size(free)}: "
+            f"{remedy(needs, settings, ranks.size, place)}"
         )
     return settings
 
@@ -224,7 +225,12 @@ def remedy(needs: Needs, settings: EngineConfig, ranks: int, place: Place) -> st
     offloaded = {**spread[0], "engine.offload_optimizer": True}
     together = [dict(chain(*(change.items() for change in light[: n + 1]))) for n in range(len(light))]
     here = [*light, *together, *(spread if ranks > 1 else []), offloaded, {**together[-1], **offloaded}]
-    there = [(change, 2**n) for n in range(1, 7) if 2**n > ranks for change in (*spread, {**together[-1], **spread[1]})]
+    there = [
+        (change, 2**n)
+        for n in range(1, 7)
+        if 2**n > ranks and place.device is not None
+        for change in (*spread, {**together[-1], **spread[1]})
+    ]
     for changes, devices in (*((change, ranks) for change in here), *there):
         if has_room(changes, devices):
             words = " ".join(

@@ -7,7 +7,7 @@ values. While the round's answers are scored gradients and optimizer are gone, a
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from unittest.mock import patch
@@ -181,7 +181,7 @@ def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micr
     by_layer = kept.by_layer()
     if not layout.gradient_checkpointing:
         return sum(by_layer.values())
-    return by_layer.pop(None, 0) + kept.inputs() + max(by_layer.values())
+    return by_layer.pop(None, 0) + kept.inputs(by_layer) + max(by_layer.values(), default=0)
 
 
 def pretend(model: PreTrainedModel, frozen: torch.dtype, learning: torch.dtype) -> None:
@@ -203,7 +203,7 @@ class Kept:
     def __init__(self, model: PreTrainedModel) -> None:
         self.layer: int | None = None
         self.storages: dict[int, tuple[int | None, torch.UntypedStorage]] = {}
-        self.handed: dict[int, torch.UntypedStorage] = {}
+        self.handed: dict[int, tuple[int | None, torch.UntypedStorage]] = {}
         self.weights = {p.untyped_storage()._cdata for p in model.parameters()}
         for number, layer in enumerate(decoder_layers(model).values()):
             layer.register_forward_pre_hook(
@@ -215,11 +215,11 @@ class Kept:
         self.layer = layer
         for tensor in inputs:
             if isinstance(tensor, Tensor):
-                self.handed[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+                self.handed.setdefault(tensor.untyped_storage()._cdata, (layer, tensor.untyped_storage()))
 
-    def inputs(self) -> int:
-        """Bytes of what the layers were given to work on, in whatever dtype that was."""
-        return sum(storage.nbytes() for storage in self.handed.values())
+    def inputs(self, layers: Container[int | None]) -> int:
+        """Bytes of what these layers were given to work on, in whatever dtype that was."""
+        return sum(storage.nbytes() for layer, storage in self.handed.values() if layer in layers)
 
     def keep(self, tensor: Tensor) -> Tensor:
         """A hook: take note of a tensor that is saved."""
