@@ -43,7 +43,6 @@ from trace_cl.strategies.streams import stream
 from trace_cl.training import engines, halfway
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.failures import Place, stop_unless_finite
-from trace_cl.training.layout import Layout
 from trace_cl.training.model import cut_matters, device_and_dtype, is_spread, load_model, load_tokenizer, locate
 from trace_cl.training.ranks import Ranks, join
 
@@ -148,8 +147,7 @@ def open_run(
         strategy.restore(standing.checkpoint)
     if cut_matters(model):
         journal.check_cut(config.training.tokens_per_batch, ranks.size)
-    needed = plan.needs(strategy, rounds, model, dtype, Layout())
-    settings = engines.choose(settings, ranks.size, strategy.uses, device, max(memory.total for memory in needed))
+    settings = plan.settle(plan.Needs(config, strategy, benchmark, model, dtype), device, ranks)
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
     engine.to_devices(model)
@@ -382,8 +380,9 @@ class Run:
         held, steps = self.strategy.hold(), dict[str, int]()
         with self.journal.replacing(HALFWAY, lambda: {**about, "steps": steps, "values": held.values}) as folder:
             steps |= halfway.save(learner, held, folder)
-        self.put_by_at, signals.checkpoint = perf_counter(), False
+        self.put_by_at = perf_counter()
         self.ranks.broadcast(None)  # no rank ends before it stands
+        signals.put_by()
 
     def take_up(self, half: dict[str, Any], learner: RoundLearner) -> None:
         """Go on from what the round had come to."""
@@ -487,5 +486,7 @@ def to_ms(seconds: float) -> float:
 
 def stop_if_asked() -> None:
     """End between two batches of answers, each rank by itself: all that has been answered is kept."""
+    if signals.checkpoint:
+        signals.put_by()
     if signals.end:
         raise Stopped(signals.end)

@@ -19,14 +19,12 @@ from trace_cl.errors import UserError
 from trace_cl.strategies.base import Answerer, Example, Parts
 from trace_cl.training import deepspeed_private as private
 from trace_cl.training.engine import MOMENTS, WEIGHTS, Optimization, Tally, adamw, cast, checkpoint_gradients, trainable
+from trace_cl.training.layout import ROOM
 from trace_cl.training.loss import LanguageModel, Loss, plain
 from trace_cl.training.ranks import Ranks
 from trace_cl.training.room import fitting
 
 deepspeed = private.load()
-
-ROOM = 0.75
-"""A whole copy of the weights may take this share of a device's free memory; answering needs the rest."""
 
 
 @dataclass
