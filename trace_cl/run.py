@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count
 from time import perf_counter
@@ -27,7 +27,7 @@ from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task, combined_checksum, load_data, prepare
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
-from trace_cl.evaluation import Generator, score, summarize
+from trace_cl.evaluation import Generator, score, settled_by, summarize
 from trace_cl.records import environment
 from trace_cl.records.journal import Journal
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
@@ -273,7 +273,8 @@ class Run:
         for task in tasks:
             self.progress.evaluating(round, task.name)
             mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
-            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], self.answerer(task))
+            answerer = replace(self.answerer(task), settled=settled_by(task.metric, task.references))
+            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], answerer)
             scored = score(
                 task.metric,
                 [task.indices[i] for i in mine],
