@@ -47,7 +47,7 @@ def settled_by(metric: Metric, references: Iterable[str]) -> Settled | None:
     All references, because a strategy may ask in another order, and other prompts than those of the task.
     """
     rule = getattr(metric, "settled", None)
-    if rule is None or is_of_corpus(metric):
+    if rule is None:
         return None
     different = sorted(set(references))
     return lambda text: all(rule(text, reference) for reference in different)
