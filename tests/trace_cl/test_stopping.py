@@ -40,8 +40,9 @@ class Scripted(LlamaForCausalLM):
         )
         self.scripts = scripts
         self.steps = 0
+        self.training = False
 
-    def forward(self, input_ids: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+    def forward(self, input_ids: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> Any:
         output = super().forward(input_ids=input_ids, past_key_values=past_key_values, **kwargs)
         if output.past_key_values.get_seq_length() == input_ids.shape[1]:
             self.rows, self.said = input_ids[:, -1].tolist(), 0
@@ -59,7 +60,7 @@ class Scripted(LlamaForCausalLM):
 def answers(scripts: Sequence[Sequence[int]], settled: Any = None, budget: int = 4096) -> list[str]:
     prompts = [[END, END, number][-1 - number % 3 :] for number in range(len(scripts))]
     with torch.inference_mode():
-        return generate(Scripted(scripts).eval(), TOKENIZER, prompts, CAP, budget, settled=settled)
+        return generate(Scripted(scripts), TOKENIZER, prompts, CAP, budget, settled=settled)
 
 
 def scores(metric: str, answers: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
@@ -86,25 +87,22 @@ def test_blanks_use_up_no_answer(metric: str, said: str, reference: str, right: 
 def test_an_answer_ends_where_it_is_settled() -> None:
     model = Scripted([ids_of("B it is, for a reason that is long")])
     with torch.inference_mode():
-        [answer] = generate(model.eval(), TOKENIZER, [[0]], CAP, 4096, settled=settled_by("accuracy", ["A"]))
+        [answer] = generate(model, TOKENIZER, [[0]], CAP, 4096, settled=settled_by("accuracy", ["A"]))
     assert (answer, model.steps) == ("B", 1)
 
 
 WORDS = [*ids_of("A B AB 12 是é"), *ids_of("\n"), *ids_of(" "), *ids_of("A"), *ids_of("1"), END]
 
 
-@pytest.mark.parametrize("metric", sorted(set(METRICS) - {"sari"}))
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("metric", [name for name in METRICS if settled_by(name, ["A"])])
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_what_is_scored_is_what_the_whole_answers_score(metric: str, data: st.DataObject) -> None:
     scripts = data.draw(st.lists(st.lists(st.sampled_from(WORDS), max_size=8), min_size=1, max_size=6))
-    references = data.draw(
-        st.lists(
-            st.sampled_from(["A", "B", "AB", "12", " A", "是", "1\n2"]), min_size=len(scripts), max_size=len(scripts)
-        )
-    )
+    right = st.sampled_from(["A", "B", "AB", "12", " A", "是", "1\n2"])
+    references = data.draw(st.lists(right, min_size=len(scripts), max_size=len(scripts)))
     whole = answers(scripts)
-    for budget in (1, 60, 4096):
+    for budget in (60, 4096):
         cut = answers(scripts, settled_by(metric, references), budget)
         assert scores(metric, cut, references) == scores(metric, whole, references)
 
@@ -130,13 +128,13 @@ PROMPTS = [[END, END, number][-1 - number % 3 :] for number in range(len(SCRIPTS
 @pytest.mark.parametrize("metric", ["accuracy", "rouge_l"])
 def test_interrupted_scoring_goes_on_with_the_answers_it_has(metric: str) -> None:
     settled, shelf, model = settled_by(metric, ["A", "B"]), Shelf(), Scripted(SCRIPTS)
-    arguments = (model.eval(), TOKENIZER, PROMPTS, CAP, 2 * CAP + 6)
+    arguments = (model, TOKENIZER, PROMPTS, CAP, 2 * CAP + 6)
     with torch.inference_mode():
         whole = generate(*arguments, settled=settled)
         assert generate(*arguments, settled=settled, kept=shelf) == whole
         everything, steps = dict(shelf), model.steps
         assert len(everything) == 3
-        assert all(row[-1] == END for rows in everything.values() for row in rows)
+        assert all(END not in row[:-1] for rows in everything.values() for row in rows)
         assert generate(*arguments, settled=settled, kept=shelf) == whole
         assert model.steps == steps  # nothing was generated again
         for lost in everything:
@@ -155,20 +153,18 @@ def test_kept_answers_are_of_these_prompts_this_length_and_this_call() -> None:
             ("rouge_l", [[0], [0]], 8),
             ("accuracy", [[0]], 8),
         ):
-            model = Scripted(SCRIPTS).eval()
+            model = Scripted(SCRIPTS)
             generate(model, TOKENIZER, prompts, length, 4096, settled=settled_by(metric, ["A"]), kept=shelf)
     assert len(set(shelf.asked)) == 5
     kept = Shelf()
-    asked = Generator(Scripted(SCRIPTS).eval(), TOKENIZER, CAP, 4096, Ranks(), kept=kept)
+    asked = Generator(Scripted(SCRIPTS), TOKENIZER, CAP, 4096, Ranks(), kept=kept)
     with torch.inference_mode():
         assert asked.generate(PROMPTS) == asked.generate(PROMPTS)
     assert len(set(kept.asked)) == 2  # the model may have changed in between
 
 
 def test_answers_of_a_length_asked_for_are_whole() -> None:
-    asked = Generator(
-        Scripted(SCRIPTS).eval(), TOKENIZER, CAP, 4096, Ranks(), settled=settled_by("first_character", ["A"])
-    )
+    asked = Generator(Scripted(SCRIPTS), TOKENIZER, CAP, 4096, Ranks(), settled=settled_by("first_character", ["A"]))
     with torch.inference_mode():
         assert asked.generate(PROMPTS[1:2]) == ["B"]
         assert asked.generate(PROMPTS[1:2], tokens=CAP) == ["B two"]
@@ -185,7 +181,7 @@ class OneRank(Ranks):
 
 def test_in_step_a_rank_skips_what_it_has_and_goes_on_as_long_as_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    model, shelf = Scripted([*SCRIPTS, *[[END]] * (len(TOKENIZER) - len(SCRIPTS))]).eval(), Shelf()
+    model, shelf = Scripted([*SCRIPTS, *[[END]] * (len(TOKENIZER) - len(SCRIPTS))]), Shelf()
     inner = model.generate
 
     def counted(input_ids: torch.Tensor, synced_gpus: bool, **kwargs: Any) -> Any:
