@@ -87,7 +87,7 @@ def open_run(
     loaded = load_data(config.benchmark, strategy.uses_instructions)
     location = locate(config.model.source, config.model.path)
     tokenizer = load_tokenizer(location)
-    encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
+    encoder = Encoder(tokenizer, config.training.total_tokens, config.evaluation.prompt_tokens)
     benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     journal.check_data(benchmark.checksums, lambda: combined_checksum(config.benchmark))
     if ranks.first:

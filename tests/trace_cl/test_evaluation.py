@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ PROMPTS = [
 ]
 
 
-IDS = [Encoder(TOKENIZER, 1024, 512).prompt(text) for text in PROMPTS]
+IDS = [Encoder(TOKENIZER, 1536, 1024).prompt(text) for text in PROMPTS]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,9 @@ def test_nothing_of_the_hubs_generation_configuration_reaches_an_answer(adapted:
     own = model.generation_config
     for key, value in HOSTILE.items():
         setattr(own, key, value)
-    asked = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])) if adapted else model
+    asked: Any = model
+    if adapted:
+        asked = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
     for _ in range(2):
         assert generate(asked, TOKENIZER, IDS, 12, 60) == greedy
     assert model.generation_config is own  # it is saved with the checkpoint
