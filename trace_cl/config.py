@@ -102,7 +102,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     """The norm that gradients are clipped to before each step."""
     total_tokens: int = 1536
-    """Tokens of an example at most, prompt and answer together: where they are more, the prompt's first ones are cut."""
+    """Tokens of an example at most, prompt and answer together: where it has more, the prompt loses its first ones."""
     tokens_per_batch: int = 8192
     """Tokens of a micro-batch on each device: changes speed and memory, not results."""
 

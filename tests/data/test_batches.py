@@ -23,13 +23,12 @@ def test_a_long_prompt_loses_its_left_end_but_not_the_start_token() -> None:
 
 
 def test_what_is_learned_is_cut_as_a_whole_on_the_left_of_its_prompt() -> None:
-    """TRACE cuts prompt and answer together, and would lose the start token there; ours keeps it, and the end always."""
-    prompt, answer = (
-        TOKENIZER(text, add_special_tokens=False).input_ids for text in ("one two three four", "five six")
-    )
+    """TRACE cuts prompt and answer together too, but loses start and end tokens where it does; ours keeps them."""
+    texts = ("one two three four", "five six")
+    prompt, answer = (TOKENIZER(text, add_special_tokens=False).input_ids for text in texts)
     whole = [*prompt, *answer, TOKENIZER.eos_token_id]
     for total in range(2, 2 * len(whole)):
-        example = Encoder(TOKENIZER, total, 3).example("one two three four", "five six")
+        example = Encoder(TOKENIZER, total, 3).example(*texts)
         tokens = [*example.prompt, *example.answer]
         assert len(tokens) == min(total, len(whole) + 1)
         assert tokens == [TOKENIZER.bos_token_id, *whole[1 - len(tokens) :]]
@@ -41,10 +40,9 @@ def test_without_a_start_token_an_answer_that_is_too_long_still_follows_on_a_tok
 ) -> None:
     encoder = Encoder(TOKENIZER, 3, 3)
     monkeypatch.setattr(encoder, "start", [])
-    example = encoder.example("one two three four", "five six seven eight")
-    ids = [
-        TOKENIZER(text, add_special_tokens=False).input_ids for text in ("one two three four", "five six seven eight")
-    ]
+    texts = ("one two three four", "five six seven eight")
+    example = encoder.example(*texts)
+    ids = [TOKENIZER(text, add_special_tokens=False).input_ids for text in texts]
     assert (example.prompt, example.answer) == (ids[0][-1:], [ids[1][-1], TOKENIZER.eos_token_id])
 
 

@@ -10,9 +10,9 @@ from trace_cl.strategies.base import Batch, Example
 
 
 class Encoder:
-    """Encodes prompts and answers apart, so that no token straddles the boundary, and cuts what is too long on its left.
+    """Encodes prompts and answers apart, so that no token straddles the boundary, and cuts the left of long ones.
 
-    Examples are of at most `total_tokens` tokens, prompt and answer together; prompts to be answered of `prompt_tokens`.
+    An example has at most `total_tokens` tokens, prompt and answer together, a prompt to be answered `prompt_tokens`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, total_tokens: int, prompt_tokens: int) -> None:
@@ -27,8 +27,8 @@ class Encoder:
         return self._prompt(text, self.prompt_tokens)
 
     def example(self, prompt: str, answer: str) -> Example:
-        """Prompt, answer and end; the prompt makes room for the answer. One that is too long by itself keeps its end, and
-        one token to follow on."""
+        """Prompt, answer and end. The prompt makes room for the answer; one too long by itself keeps its end, and one
+        token before it to follow on."""
         ids = [*self._ids(answer), self.tokenizer.eos_token_id][1 - self.total_tokens :]
         return Example(self._prompt(prompt, self.total_tokens - len(ids)), ids)
 
