@@ -14,6 +14,7 @@ FLOORS = (
     ("choices", "build"),
     ("data",),
     ("training",),
+    ("decoding",),
     ("evaluation", "plan", "analysis"),
     ("run", "tables", "compare", "plots", "page", "results"),
     ("launch",),

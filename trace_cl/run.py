@@ -28,7 +28,7 @@ from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task, combined_checksum, load_data, prepare
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
-from trace_cl.evaluation import Generator, Kept, score, summarize
+from trace_cl.evaluation import Generator, score, settled_by, summarize
 from trace_cl.records import environment
 from trace_cl.records.answers import Answers
 from trace_cl.records.files import SEAL, unsealed
@@ -131,7 +131,7 @@ def open_run(
     loaded = load_data(config.benchmark, strategy.uses_instructions)
     location = locate(config.model.source, config.model.path)
     tokenizer = load_tokenizer(location)
-    encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
+    encoder = Encoder(tokenizer, config.training.total_tokens, config.evaluation.prompt_tokens)
     benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     journal.check_data(benchmark.checksums, lambda: combined_checksum(config.benchmark))
     if ranks.first:
@@ -289,7 +289,7 @@ class Run:
         self.put_by_at = perf_counter()
         self.stop_together()
 
-    def answerer(self, task: Task, kept: Kept | None = None) -> Generator:
+    def answerer(self, task: Task) -> Generator:
         """What answers a task's prompts."""
         return Generator(
             self.model,
@@ -297,7 +297,6 @@ class Run:
             task.answer_tokens,
             self.config.evaluation.tokens_per_batch,
             self.ranks,
-            kept,
         )
 
     def batches(self, round: Round) -> Iterator[tuple[Phase, int, list[Example]]]:
@@ -416,8 +415,12 @@ class Run:
         for task in tasks:
             self.progress.evaluating(round, task.name)
             mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
-            kept = self.answers.of(round, task.name)
-            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], self.answerer(task, kept))
+            answerer = replace(
+                self.answerer(task),
+                settled=settled_by(task.metric, task.references),
+                kept=self.answers.of(f"{round}/{task.name}"),
+            )
+            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], answerer)
             scored = score(
                 task.metric,
                 [task.indices[i] for i in mine],

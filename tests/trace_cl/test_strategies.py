@@ -254,7 +254,7 @@ def test_lora_leaves_the_backbone_alone_and_its_adapter_loads_with_peft(
     loaded = cast(PreTrainedModel, PeftModel.from_pretrained(base, str(checkpoint)).eval())
     tokenizer = load_tokenizer(str(checkpoint))
     rows = json.loads((small_root / "MeetingBank" / "test.json").read_text())
-    prompts = [Encoder(tokenizer, 1024, 512).prompt(row["prompt"]) for row in rows]
+    prompts = [Encoder(tokenizer, 1536, 1024).prompt(row["prompt"]) for row in rows]
     lines = (folder / "predictions" / "round8" / "MeetingBank.jsonl").read_text().splitlines()
     assert generate(loaded, tokenizer, prompts, 6, 32768) == [json.loads(line)["prediction"] for line in lines]
 
