@@ -54,6 +54,12 @@ def results(folder: Path) -> dict[str, bytes]:
     return {"matrix": (folder / "matrix.csv").read_bytes(), **predictions}
 
 
+def only_run(runs: Path) -> Path:
+    """The directory of the one run under `runs`."""
+    [folder] = runs.glob("*/*/*/seed*")
+    return folder
+
+
 @dataclass
 class FakeTask:
     """A task of twelve examples of made-up tokens."""

@@ -12,10 +12,11 @@ import torch
 from omegaconf import DictConfig
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from trace_cl.config import as_dict, run_folder
+from trace_cl.config import as_dict
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import count_only, load_data, prepare
 from trace_cl.errors import UserError
+from trace_cl.naming import run_folder
 from trace_cl.strategies.base import Phase, Round, Strategy
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import layout as layouts

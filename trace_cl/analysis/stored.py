@@ -39,8 +39,9 @@ def natural(name: str) -> list[str | int]:
 
 
 def method_order(method: str) -> tuple[object, ...]:
-    """A key that sorts methods: the paper's strategies first, then others by name; HFT after its plain one."""
-    strategy, _, variant = method.partition("+")
+    """A key that sorts methods: the paper's strategies first, then others by name; HFT after its plain one, and after
+    both their other settings."""
+    strategy, variant = re.fullmatch(r"([^+-]*)(.*)", method, re.DOTALL).groups()  # type: ignore[union-attr]
     known = list(STRATEGIES).index(strategy) if strategy in STRATEGIES else len(STRATEGIES)
     return known, natural(strategy), natural(variant)
 
