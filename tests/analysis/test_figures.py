@@ -1,6 +1,7 @@
 """One list of figures: an entry in `FIGURES` is all it takes. And what only reads runs is quick to start."""
 
 import json
+import shutil
 import os
 import subprocess
 import sys
@@ -50,7 +51,11 @@ def test_a_fourth_figure_stands_everywhere(
     where = ["--runs", str(tmp_path / "runs")]
     assert summary.main([*where, "--benchmark", "trace"]) == 0
     assert f" {texts[-1]} |\n" in capsys.readouterr().out
-    assert tables.main(["29", *where, "--model", "tiny", "--benchmark", "trace"]) == 0
+    at_its_own_setting = tmp_path / "own" / "trace" / "tiny" / "seqft" / "seed1"
+    at_its_own_setting.mkdir(parents=True)
+    shutil.copy(folder / "matrix.csv", at_its_own_setting)
+    own = ["--runs", str(tmp_path / "own"), "--model", "tiny", "--benchmark", "trace"]
+    assert tables.main(["29", *own]) == 0
     printed = capsys.readouterr().out
     assert f"| best | {texts[0]} / 48.5† / " in printed
     assert tables.main(["3", *where]) == 0

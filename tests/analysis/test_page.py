@@ -86,7 +86,7 @@ def write_run(folder: Path, answers: dict[int, list[str]], rounds: int = 2) -> N
 def test_a_real_run_stands_there_with_every_figure_and_every_answer(run: Callable[..., Path]) -> None:
     folder = run()
     page = page_of(folder.parents[3])
-    name = "trace/tiny/seqft/seed1"
+    name = "/".join(folder.parts[-4:])
     summary = json.loads((folder / "summary.json").read_text())
     header, *tasks, op, bwt, learned = page.runs[name]
     assert header[1:] == ["0", "1", "2", "3"]
