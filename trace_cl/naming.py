@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trace_cl.config import CONF_DIR, Config, as_dict
+from trace_cl.config import CONF_DIR, Config, as_dict, schema_defaults
 from trace_cl.errors import UserError
 from trace_cl.paths import check_name
 from trace_cl.records.files import flatten, is_free
@@ -145,7 +145,7 @@ def _composed(strategy: str, benchmark: str, model: str, *rates: float) -> dict[
     given = {"model": dict(zip(RATES, rates, strict=True))}
     merged = OmegaConf.merge(OmegaConf.structured(Config), given, *files)
     assert isinstance(merged, DictConfig)
-    return dict(flatten(as_dict(merged)))
+    return schema_defaults() | dict(flatten(as_dict(merged)))
 
 
 @cache

@@ -1,8 +1,8 @@
 """One list of figures: an entry in `FIGURES` is all it takes. And what only reads runs is quick to start."""
 
 import json
-import shutil
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping

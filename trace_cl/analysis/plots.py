@@ -298,7 +298,9 @@ def heatmaps(runs: Sequence[StoredRun], width: float) -> Iterator[tuple[str, Pic
 
 def runs_meant(options: argparse.Namespace) -> list[StoredRun]:
     """The runs to draw. Raises UserError where there is none."""
-    model, benchmark = options.model, options.benchmark or default_benchmark(options.model)
+    model, benchmark = options.model, options.benchmark
+    if benchmark is None:
+        benchmark = default_benchmark(model)
     check_name("--model", model)
     check_name("--benchmark", benchmark)
     if not options.run and not options.published:
