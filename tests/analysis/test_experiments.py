@@ -161,7 +161,10 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     stored(tmp_path)
     (tmp_path / "file").write_text("")
     (tmp_path / "folder" / "curves.png").mkdir(parents=True)
-    main = {"page": page.main, "plots": lambda arguments: plots.main(["curves", *arguments])}[reader]
+    main: Callable[[list[str]], int] = {
+        "page": page.main,
+        "plots": lambda arguments: plots.main(["curves", *arguments]),
+    }[reader]
     assert main(["--runs", str(tmp_path), "--out", str(tmp_path / where)]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith(f"error: {tmp_path / where}")

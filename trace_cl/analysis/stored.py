@@ -170,7 +170,7 @@ class StoredRun:
         """config.yaml with keys `a.b.c`, classes by today's names; empty where there is none, as in a published run."""
         return self._read("config.yaml", lambda path: modern(dict(flatten(read_yaml(path)))), {})
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
         """`written` as today's version would have: keys that came later at their defaults; empty where that is."""
         return self.written and schema_defaults() | self.written
