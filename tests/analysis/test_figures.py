@@ -42,6 +42,7 @@ def test_a_fourth_figure_stands_everywhere(
     texts = [f"{value:.1f}" for value in best]
     assert json.loads((folder / "summary.json").read_text())["best"] == best
     report = (folder / "report.md").read_text()
+    assert report.startswith(f"# {folder.parent.name} on trace, tiny, seed 1\n")
     assert f"| best | {' | '.join(texts)} |" in report
     assert f", best {texts[-1]}**" in report
     assert "; best: m (f)." in report
