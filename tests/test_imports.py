@@ -8,10 +8,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "trace_cl"
 
 FLOORS = (
     ("errors", "draw", "signals", "metrics", "strategies"),
-    ("names", "tiny"),
+    ("names", "paths", "tiny"),
     ("records",),
     ("config",),
     ("choices", "build"),
+    ("naming",),
     ("data",),
     ("training",),
     ("decoding",),

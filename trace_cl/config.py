@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationValidationError
 from trace_cl import metrics
 from trace_cl.errors import UserError, nearest
 from trace_cl.names import look_up
+from trace_cl.paths import check_benchmark, check_name, check_tasks
 from trace_cl.records.files import flatten
 from trace_cl.strategies.selection import Selection
 
@@ -205,11 +206,6 @@ def schema_defaults() -> dict[str, Any]:
     return {key: value for key, value in flatten(settings) if value != MISSING}
 
 
-def run_folder(config: DictConfig, method: str) -> Path:
-    """`<runs_dir>/<benchmark>/<model>/<method>/seed<k>`."""
-    return Path(config.runs_dir, config.benchmark.name, config.model.name, method, f"seed{config.seed}")
-
-
 def only_planned(config: DictConfig) -> bool:
     """Whether this is a dry run."""
     return str(config.dry_run).lower() in (*_YES, "json")
@@ -242,6 +238,9 @@ def check(config: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} is not set: give it a value")
+    check_benchmark(config.benchmark.name)
+    check_name("model.name", config.model.name)
+    check_tasks(config.benchmark.order)
     for key, allowed in (
         ("metrics.variant", list(metrics.VARIANTS)),
         ("evaluation.split", ["eval", "test"]),

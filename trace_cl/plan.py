@@ -15,10 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl.build import build_strategy
-from trace_cl.config import EngineConfig, as_dict, run_folder
+from trace_cl.config import EngineConfig, as_dict
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import Benchmark, count_only, load_data, prepare
 from trace_cl.errors import UserError
+from trace_cl.naming import run_folder
 from trace_cl.strategies.base import Phase, Round, Strategy, shape_of
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import engines

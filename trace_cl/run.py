@@ -23,12 +23,13 @@ from trace_cl import plan
 from trace_cl.analysis import report
 from trace_cl.analysis.stored import StoredRun
 from trace_cl.build import build_logger, build_strategy, defaults
-from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned, run_folder
+from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned
 from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task, combined_checksum, load_data, prepare
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
+from trace_cl.naming import run_folder
 from trace_cl.records import environment
 from trace_cl.records.answers import Answers
 from trace_cl.records.files import SEAL, unsealed

@@ -10,8 +10,9 @@ from support import compose
 from trace_cl import choices
 from trace_cl.build import build_strategy, defaults
 from trace_cl.choices import groups, known_keys
-from trace_cl.config import CONF_DIR, check, only_planned, run_folder
+from trace_cl.config import CONF_DIR, check, only_planned
 from trace_cl.errors import UserError, nearest
+from trace_cl.naming import run_folder
 from trace_cl.strategies.hft import HalfFineTuning
 
 CHOICES = [f"{group}={choice}" for group, choices in groups().items() for choice in choices]

@@ -126,14 +126,18 @@ def conclude() -> int:
         return 0
     paths = sorted(Path(HydraConfig.get().sweep.dir).glob("*/outcome.json"), key=lambda path: int(path.parent.name))
     outcomes = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-    for table in _tables([Path(outcome.folder) for outcome in outcomes if outcome.folder]):
-        print(f"\n{table}\n")
+    states = {outcome.state for outcome in outcomes}
+    try:
+        for table in _tables([Path(outcome.folder) for outcome in outcomes if outcome.folder]):
+            print(f"\n{table}\n")
+    except UserError as error:
+        states.add("refused")
+        print(f"error: {error}", file=sys.stderr)
     for state in ("skipped", "refused", "failed"):
         if those := [outcome for outcome in outcomes if outcome.state == state]:
             print(f"\n{state}, {len(those)} of {len(outcomes)}:", file=sys.stderr)
             for outcome in those:
                 print(f"  python -m trace_cl {outcome.command}\n    {outcome.reason}", file=sys.stderr)
-    states = {outcome.state for outcome in outcomes}
     return 1 if "failed" in states else 2 if "refused" in states else 0
 
 
