@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from .base import LoadModel, Round, Unsuitable
 from .layers import decoder_layers
 from .seqft import SeqFT
+from .settings import BELOW_ONE, COUNT
 
 
 @dataclass
@@ -33,6 +34,12 @@ class LoraSeqFT(SeqFT):
 
     name = "lora_seqft"
     changes_architecture = True
+
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the key."""
+        COUNT.check("strategy.r", self.r)
+        COUNT.check("strategy.alpha", self.alpha)
+        BELOW_ONE.check("strategy.dropout", self.dropout)
 
     def build(self, load: LoadModel, checkpoint: Path | None, rounds: Sequence[Round]) -> PreTrainedModel:
         model = load(None)

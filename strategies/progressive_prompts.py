@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .base import Answerer, LoadModel, Phase, Round, Strategy, Task, shape_of
+from .settings import COUNT
 
 FILE = "prompts.safetensors"
 
@@ -53,8 +54,7 @@ class ProgressivePrompts(Strategy):
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""
-        if self.prompt_tokens < 1:
-            raise ValueError(f"strategy.prompt_tokens={self.prompt_tokens} must be at least 1")
+        COUNT.check("strategy.prompt_tokens", self.prompt_tokens)
 
     def build(self, load: LoadModel, checkpoint: Path | None, rounds: Sequence[Round]) -> PreTrainedModel:
         model = load(None)

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from trace_cl.choices import defaults, explain, groups
+from trace_cl.choices import check_groups, defaults, explain, groups
 from trace_cl.config import CONF_DIR, check
 from trace_cl.errors import UserError
 
@@ -119,7 +119,10 @@ def main() -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here, instead of Hydra's own page of text
     crashed = 0
     try:
+        check_groups(arguments, own_folder(arguments))
         hydra_main()
+    except UserError as error:
+        return refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         return refuse(explain(error, arguments, own_folder(arguments)))
     except KeyboardInterrupt:

@@ -5,12 +5,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from omegaconf import DictConfig
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl.config import as_dict, run_folder
 from trace_cl.data.batches import Encoder
@@ -19,10 +20,10 @@ from trace_cl.errors import UserError
 from trace_cl.strategies.base import Phase, Round, Strategy
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import layout as layouts
+from trace_cl.training.folder import build_on_meta, of_sizes, read_config
 from trace_cl.training.layout import Layout
 from trace_cl.training.memory import Memory, activations, largest_micro_batch
 from trace_cl.training.model import (
-    build_on_meta,
     count,
     device_and_dtype,
     frozen_modules,
@@ -108,9 +109,9 @@ def sizes(model: DictConfig) -> tuple[PretrainedConfig, PreTrainedTokenizerBase,
     """A model's architecture, what its tokens are counted with, and that tokenizer's name; no weights are read."""
     if model.architecture and model.path is None:
         # The network is never asked: sizes stand in the model's YAML, tokens are counted with the tokenizer at hand.
-        return AutoConfig.for_model(**as_dict(model.architecture)), load_tokenizer(str(CHECKPOINT)), "tiny"
+        return of_sizes(as_dict(model.architecture)), load_tokenizer(str(CHECKPOINT)), "tiny"
     folder = locate(model.source, model.path)
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False), load_tokenizer(folder), model.name
+    return read_config(Path(folder)), load_tokenizer(folder), model.name
 
 
 def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
