@@ -24,6 +24,7 @@ from trace_cl.training.folder import build_on_meta, of_sizes, read_config
 from trace_cl.training.layout import Layout
 from trace_cl.training.memory import Memory, activations, largest_micro_batch
 from trace_cl.training.model import (
+    check_positions,
     count,
     device_and_dtype,
     frozen_modules,
@@ -127,6 +128,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     _, dtype = device_and_dtype(config.device, config.model.dtype)
     rounds = benchmark.rounds(config.seed)
     model = strategy.build(lambda _: build_on_meta(architecture, dtype), None, rounds)
+    check_positions(model, benchmark.tasks)
     layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
     planned = []
     for round in rounds:

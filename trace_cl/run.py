@@ -31,12 +31,13 @@ from trace_cl.evaluation import Generator, score, summarize
 from trace_cl.records import environment
 from trace_cl.records.journal import Journal
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
+from trace_cl.records.places import check_place
 from trace_cl.records.progress import Progress
 from trace_cl.strategies.base import Round, Strategy, Unsuitable
 from trace_cl.training import engines
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.layout import Layout
-from trace_cl.training.model import device_and_dtype, is_spread, load_model, load_tokenizer, locate
+from trace_cl.training.model import check_positions, device_and_dtype, is_spread, load_model, load_tokenizer, locate
 from trace_cl.training.ranks import Ranks, join
 
 
@@ -53,6 +54,7 @@ def _start(config: DictConfig) -> None:
     check(config)
     strategy = build_strategy(config)
     if only_planned(config):
+        check_place(run_folder(config, strategy.name))
         print(plan.render(plan.dry_run(config, strategy), as_json=config.dry_run == "json" or not sys.stdout.isatty()))
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
@@ -72,7 +74,9 @@ def _start(config: DictConfig) -> None:
 
 def find_journal(config: DictConfig, strategy: Strategy, writes: bool = True) -> Journal:
     """The run's directory. Raises UserError where a run of another configuration lies there."""
-    journal = Journal(run_folder(config, strategy.name), list(config.benchmark.order), writes)
+    folder = run_folder(config, strategy.name)
+    check_place(folder)
+    journal = Journal(folder, list(config.benchmark.order), writes)
     journal.check(as_dict(config), defaults(config))
     return journal
 
@@ -100,6 +104,7 @@ def open_run(
     model = strategy.build(
         lambda folder: load_model(str(folder or location), dtype, config.model.source), checkpoint, rounds
     )
+    check_positions(model, benchmark.tasks)
     if checkpoint is not None:
         strategy.restore(checkpoint)
     needed = plan.needs(strategy, rounds, model, dtype, Layout())

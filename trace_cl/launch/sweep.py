@@ -24,6 +24,7 @@ from omegaconf import DictConfig, open_dict
 from trace_cl.config import check, only_planned
 from trace_cl.errors import UserError
 from trace_cl.records.files import as_json, write
+from trace_cl.records.places import check_place
 
 # Hydra imports this module for every command: what needs PyTorch, or much time, is imported when a member runs.
 
@@ -47,6 +48,11 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Settle the sweep's folder for all members, and remember the sweep for `conclude`."""
+        try:
+            check_place(Path(config.runs_dir))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from error  # any other exception Hydra would take for a warning
         folder = config.hydra.sweep.dir
         with open_dict(config):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")

@@ -26,11 +26,14 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", INDEX)
 """The files that hold a JSON object each, where they are there."""
 
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-SIZES += ("n_embd", "n_layer", "n_head", "intermediate_size", "max_position_embeddings", "n_positions")
+SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings"),
+    *("num_attention_heads", "num_key_value_heads", "n_embd", "n_layer", "n_head", "n_positions"),
+)
 """What a configuration calls its sizes."""
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+TAKE_WHOLE = "such weights cannot be trained, take those in bf16 or fp32"
 
 KNOWN_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias|position_ids)$")
 """What earlier versions of transformers wrote besides the weights, and now computes."""
@@ -50,8 +53,10 @@ def check_folder(folder: Path) -> None:
         )
     if "adapter_config.json" in names:
         raise UserError(f"{folder} holds an adapter (adapter_config.json), not a model: merge it into its model first")
-    for name in names.intersection(OBJECTS):
-        _read_object(folder / name)
+    objects = {name: _read_object(folder / name) for name in OBJECTS if name in names}
+    ends = objects.get("generation_config.json", {}).get("eos_token_id")
+    if not all(isinstance(end, int | None) for end in (ends if isinstance(ends, list) else [ends])):
+        raise UserError(f"{folder / 'generation_config.json'}: eos_token_id={ends} is no token's number")
     config = read_config(folder)
     model = model_on_meta(config, str(folder / "config.json"))
     held = sum(math.prod(shape) for shape in _tensors(folder).values())
@@ -72,9 +77,7 @@ def read_config(folder: Path) -> PretrainedConfig:
             "take a model that transformers itself knows"
         )
     if "quantization_config" in content:
-        raise UserError(
-            f"{path}: quantised weights (quantization_config) cannot be trained; take those in bf16 or fp32"
-        )
+        raise UserError(f"{path}: its weights are quantised (quantization_config); {TAKE_WHOLE}")
     check_sizes(content, str(path))
     with reading(f"{path} describes no model"):
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -139,7 +142,7 @@ def refuse_unless_whole(
 
 @contextmanager
 def reading(what_is_wrong: str) -> Iterator[None]:
-    """Turn whatever a library trips over in somebody's files into a UserError: it is the files that are to be mended."""
+    """Turn whatever a library trips over in somebody's files into a UserError: the files are what is to be mended."""
     try:
         yield
     except (UserError, MemoryError):
@@ -171,18 +174,15 @@ def _tensors(folder: Path) -> dict[str, list[int]]:
         raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}: give the weights one of these names")
     shapes: dict[str, list[int]] = {}
     for name in names:
-        if not (folder / name).is_file() or "/" in name:
-            raise UserError(f"{folder / name} is missing, and {INDEX} names it: fetch it again")
-        with reading(f"{folder / name} is no whole safetensors file, fetch it again"):
-            with safe_open(folder / name, framework="pt") as file:
-                for tensor in file.keys():  # noqa: SIM118  (it is no mapping)
-                    part = file.get_slice(tensor)
-                    shapes[tensor] = part.get_shape()
-                    if tensor.endswith("weight") and part.get_dtype() not in FLOATS:
-                        raise UserError(
-                            f"{folder / name}: {tensor} is {part.get_dtype()}, and quantised weights cannot be trained; "
-                            "take those in bf16 or fp32"
-                        )
+        path = folder / name
+        if not path.is_file() or path.parent != folder:
+            raise UserError(f"{path} is missing, and {INDEX} names it: fetch it again")
+        with reading(f"{path} is no whole safetensors file, fetch it again"), safe_open(path, framework="pt") as file:
+            for tensor in file.keys():  # noqa: SIM118  (it is no mapping)
+                part = file.get_slice(tensor)
+                shapes[tensor] = part.get_shape()
+                if tensor.endswith("weight") and part.get_dtype() not in FLOATS:
+                    raise UserError(f"{path}: {tensor} is quantised ({part.get_dtype()}); {TAKE_WHOLE}")
     return shapes
 
 

@@ -21,11 +21,13 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from trace_cl.data.benchmark import Task
 from trace_cl.errors import UserError
 from trace_cl.records.files import PACKAGE
 from trace_cl.strategies.base import shape_of
 from trace_cl.strategies.layers import decoder_layers, matrices, module_of
-from trace_cl.training.folder import build_on_meta, check_folder, read_config, reading, refuse_unless_whole
+from trace_cl.training.folder import build_on_meta as build_on_meta
+from trace_cl.training.folder import check_folder, read_config, reading, refuse_unless_whole
 
 # What goes wrong at the hub is told in our own one sentence.
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
@@ -140,7 +142,7 @@ def load_model(folder: str, dtype: torch.dtype, name: str | None = None) -> PreT
     `name` is what others know it by: an adapter names its base so, and not by a folder of this machine.
     """
     with reading(f"{folder} holds no model that can be read"):
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
@@ -148,12 +150,28 @@ def load_model(folder: str, dtype: torch.dtype, name: str | None = None) -> PreT
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
-    model, found = loaded
+    model: PreTrainedModel = loaded[0]
+    found: dict[str, Any] = loaded[1]
     refuse_unless_whole(folder, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
     if name is not None:
         model.name_or_path = model.config._name_or_path = name
     model.eval()
     return model
+
+
+def check_positions(model: PreTrainedModel, tasks: Sequence[Task]) -> None:
+    """Raise UserError where a task's texts are longer than what the model has positions for, learned or answered."""
+    positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None:
+        return
+    for task in tasks:
+        prompt = max(map(len, task.prompts), default=0)
+        if (longest := max(prompt + task.answer_tokens if prompt else 0, *map(len, task.train))) > positions:
+            raise UserError(
+                f"{task.name} needs {longest} positions, and the model has {positions} (max_position_embeddings): "
+                f"lower training.prompt_tokens, training.answer_tokens or benchmark.tasks.{task.name}.answer_tokens "
+                f"({task.answer_tokens}), or take another model"
+            )
 
 
 def is_spread(model: nn.Module) -> bool:
