@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL_TARGETS
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -16,6 +16,7 @@ from .base import LoadModel, Round, Unsuitable
 from .layers import decoder_layers
 from .seqft import SeqFT
 from .settings import BELOW_ONE, COUNT
+from .tensors import read_tensors
 
 
 @dataclass
@@ -56,6 +57,10 @@ class LoraSeqFT(SeqFT):
                 adapted: PeftModel = get_peft_model(model, config)
             else:
                 adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
+        if checkpoint is not None:
+            # peft warns of what is missing, and passes over what it has no place for.
+            own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+            read_tensors(checkpoint / "adapter_model.safetensors", {name: part.shape for name, part in own.items()})
         # It answers to everything that the runner asks of a model.
         return cast(PreTrainedModel, adapted.eval())
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .base import Answerer, LoadModel, Phase, Round, Strategy, Task, shape_of
 from .settings import COUNT
+from .tensors import read_tensors
 
 FILE = "prompts.safetensors"
 
@@ -64,7 +65,8 @@ class ProgressivePrompts(Strategy):
             ids = torch.randint(size_of(words), (len(rounds), self.prompt_tokens), generator=draw)
             prompts = [words(row.to(model.device)).detach() for row in ids]
         else:
-            saved = load_file(checkpoint / FILE)
+            size = [self.prompt_tokens, shape_of(words.get_parameter("weight"))[1]]
+            saved = read_tensors(checkpoint / FILE, {f"prompt{round.number}": size for round in rounds})
             prompts = [saved[f"prompt{round.number}"] for round in rounds]
         model.set_input_embeddings(PromptEmbedding(words, prompts))
         self.numbers = {round.task.name: round.number for round in rounds}
