@@ -53,12 +53,13 @@ class LoraSeqFT(SeqFT):
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks the model for something by its old name
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are refused below, by name
             if checkpoint is None:
                 adapted: PeftModel = get_peft_model(model, config)
             else:
                 adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
         if checkpoint is not None:
-            # peft warns of what is missing, and passes over what it has no place for.
+            # peft goes on without what is missing, and passes over what it has no place for.
             own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
             read_tensors(checkpoint / "adapter_model.safetensors", {name: part.shape for name, part in own.items()})
         # It answers to everything that the runner asks of a model.

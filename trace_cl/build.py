@@ -71,7 +71,8 @@ def _build(name: str, section: DictConfig, like: type) -> Any:
     known = [argument.name for argument in named]
     for key in values:
         if key not in known and not any(argument.kind is argument.VAR_KEYWORD for argument in every):
-            raise UserError(f"{name}.{key}: {kind.__name__} takes no such value; nearest: {nearest(key, known)}")
+            others = f"nearest: {nearest(key, known)}" if known else "it takes none at all"
+            raise UserError(f"{name}.{key}: {kind.__name__} takes no such value; {others}")
     for argument in named:
         if argument.default is argument.empty and argument.name not in values:
             raise UserError(f"{name}.{argument.name} is not set: {kind.__name__} needs it")

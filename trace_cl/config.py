@@ -275,7 +275,8 @@ def check(config: DictConfig) -> None:
             raise UserError(f"{section}._target_ is not set: it names a class, as in mine.{section.title()}")
     for key, allowed in CHOICES.items():
         if (value := OmegaConf.select(config, key)) not in allowed:
-            raise UserError(f"{key}={value} is not one of {', '.join(map(str, allowed))}")
+            listed = ("null" if word is None else str(word) for word in allowed)
+            raise UserError(f"{key}={value} is not one of {', '.join(listed)}")
     if str(config.dry_run).lower() not in (*_YES, *_NO, "json"):
         raise UserError(f"dry_run={config.dry_run} is not one of true, false, json")
     _check_numbers(given)

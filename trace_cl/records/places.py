@@ -37,5 +37,5 @@ def _why_not(folder: Path) -> str | None:
     for name in (*FILES, *FOLDERS):
         path = folder / name
         if path.exists() and path.is_dir() != (name in FOLDERS):
-            return f"{path} is a {'file' if path.is_file() else 'folder'}, where a run has none"
+            return f"{path} is {'a folder, and no file' if path.is_dir() else 'a file, and no folder'}"
     return None

@@ -14,8 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from trace_cl.errors import UserError
 from trace_cl.strategies.layers import decoder_layers
@@ -33,6 +40,7 @@ SIZES = (
 """What a configuration calls its sizes."""
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+AS_IT_CAME = "take the file as it came with the model"
 TAKE_WHOLE = "such weights cannot be trained, take those in bf16 or fp32"
 
 KNOWN_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias|position_ids)$")
@@ -57,6 +65,8 @@ def check_folder(folder: Path) -> None:
     ends = objects.get("generation_config.json", {}).get("eos_token_id")
     if not all(isinstance(end, int | None) for end in (ends if isinstance(ends, list) else [ends])):
         raise UserError(f"{folder / 'generation_config.json'}: eos_token_id={ends} is no token's number")
+    if "tokenizer.json" in objects and (missing := {"model", "added_tokens"} - objects["tokenizer.json"].keys()):
+        raise UserError(f"{folder / 'tokenizer.json'} has no {max(missing)} in it; {AS_IT_CAME}")
     config = read_config(folder)
     model = model_on_meta(config, str(folder / "config.json"))
     held = sum(math.prod(shape) for shape in _tensors(folder).values())
@@ -105,6 +115,8 @@ def check_sizes(sizes: Mapping[str, Any], where: str) -> None:
 
 def model_on_meta(config: PretrainedConfig, where: str) -> PreTrainedModel:
     """The model that a configuration describes. Raises UserError where it describes none with layers to train."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"{where}: {config.model_type} is no language model that answers a text by going on with it")
     with reading(f"{where} describes no model"):
         model = build_on_meta(config)
         decoder_layers(model)
@@ -148,8 +160,10 @@ def reading(what_is_wrong: str) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        said = " ".join(str(error).split()).partition(". ")[0]
-        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__} "
+        # What transformers checks of a configuration it wraps in errors that repeat one another.
+        reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+        said = " ".join(str(reason).split()).partition(". ")[0].rstrip(".")
+        kind = f"{type(reason).__name__} " if isinstance(reason, LookupError | AttributeError) else ""
         raise UserError(f"{what_is_wrong}: {kind}{said}") from error
 
 
@@ -157,7 +171,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     with reading(f"{path} is not valid JSON"):
         content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object; take the file as it came with the model")
+        raise UserError(f"{path} must hold a JSON object; {AS_IT_CAME}")
     return content
 
 
@@ -168,7 +182,7 @@ def _tensors(folder: Path) -> dict[str, list[int]]:
     elif (folder / INDEX).is_file():
         listed = _read_object(folder / INDEX).get("weight_map")
         if not isinstance(listed, dict) or not listed:
-            raise UserError(f"{folder / INDEX} has no weight_map; take the file as it came with the model")
+            raise UserError(f"{folder / INDEX} has no weight_map; {AS_IT_CAME}")
         names = sorted(set(map(str, listed.values())))
     else:
         raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}: give the weights one of these names")
