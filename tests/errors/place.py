@@ -71,10 +71,12 @@ class Place:
         file = (folder or self.model) / "model.safetensors"
         save_file(change(load_file(file)), file, metadata={"format": "pt"})
 
-    def shard(self) -> list[Path]:
-        """Put the model's weights into several files; gives them."""
+    def shard(self, index: str | None = None) -> list[Path]:
+        """Put the model's weights into several files, and into their index what is given; gives the files."""
         AutoModelForCausalLM.from_pretrained(self.model).save_pretrained(self.model, max_shard_size="50KB")
-        (self.model / "model.safetensors").unlink(missing_ok=True)
+        self.remove(self.model / "model.safetensors")
+        if index is not None:
+            (self.model / "model.safetensors.index.json").write_text(index)
         return sorted(self.model.glob("*.safetensors"))
 
     def rows(self, rows: object) -> None:

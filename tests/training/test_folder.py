@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def same(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> bool:
 def saved(tmp_path: Path) -> Callable[..., Path]:
     """A folder with a small random model of an architecture."""
 
-    def save(architecture: str, **sizes: object) -> Path:
+    def save(architecture: str, **sizes: Any) -> Path:
         with_weights(architecture, **sizes).save_pretrained(tmp_path / architecture)
         return tmp_path / architecture
 

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import torch
 from huggingface_hub import auth_check, snapshot_download
 from huggingface_hub.constants import ENDPOINT
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -61,7 +61,7 @@ def download(source: str) -> Path:
     unreachable = _hub_is_unreachable()
     try:
         return Path(snapshot_download(source, allow_patterns=FILES, local_files_only=unreachable is not None))
-    except (OSError, HfHubHTTPError) as error:
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
         reason = " ".join(str(unreachable or error).split()).partition(". ")[0]
         raise UserError(
             f"{source} could not be fetched from the Hugging Face hub ({reason}): "
@@ -76,7 +76,7 @@ def why_absent(source: str, path: str | None) -> str | None:
             locate(source, path)
         else:
             locate(source, snapshot_download(source, allow_patterns=FILES, local_files_only=True))
-    except UserError as error:
+    except (UserError, HFValidationError) as error:
         return str(error)
     except LocalEntryNotFoundError:
         if _hub_is_unreachable():
