@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from trace_cl.choices import defaults, explain, groups
+from trace_cl.choices import check_groups, defaults, explain, groups
 from trace_cl.config import CONF_DIR, check
 from trace_cl.errors import UserError
 from trace_cl.signals import ENDING, Stopped, die, handling
@@ -127,7 +127,10 @@ def follow(arguments: Sequence[str]) -> int:
     """Do what the arguments say; give the exit code."""
     crashed = 0
     try:
+        check_groups(arguments, own_folder(arguments))
         hydra_main()
+    except UserError as error:
+        return refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         return refuse(explain(error, arguments, own_folder(arguments)))
     except Stopped as stopped:

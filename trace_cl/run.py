@@ -35,6 +35,7 @@ from trace_cl.records.answers import Answers
 from trace_cl.records.files import SEAL, unsealed
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
+from trace_cl.records.places import check_place
 from trace_cl.records.progress import Progress
 from trace_cl.records.terms import Terms
 from trace_cl.records.terms import findings as findings_of_terms
@@ -44,7 +45,15 @@ from trace_cl.strategies.streams import stream
 from trace_cl.training import engines, halfway
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.failures import Place, stop_unless_finite
-from trace_cl.training.model import cut_matters, device_and_dtype, is_spread, load_model, load_tokenizer, locate
+from trace_cl.training.model import (
+    check_positions,
+    cut_matters,
+    device_and_dtype,
+    is_spread,
+    load_model,
+    load_tokenizer,
+    locate,
+)
 from trace_cl.training.ranks import Ranks, join
 
 T = TypeVar("T")
@@ -63,6 +72,7 @@ def _start(config: DictConfig) -> None:
     check(config)
     strategy = build_strategy(config)
     if only_planned(config):
+        check_place(run_folder(config, strategy.name))
         print(plan.render(plan.dry_run(config, strategy), as_json=config.dry_run == "json" or not sys.stdout.isatty()))
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
@@ -111,6 +121,7 @@ def show(journal: Journal, ranks: Ranks) -> None:
 def find_journal(config: DictConfig, strategy: Strategy, writes: bool = True) -> Journal:
     """The run's directory. Raises UserError where a run of another configuration lies there."""
     folder = run_folder(config, strategy.name)
+    check_place(folder)
     journal = Journal(folder, list(config.benchmark.order), config.metrics.variant, writes)
     journal.check(as_dict(config), defaults(config))
     return journal
@@ -144,6 +155,7 @@ def open_run(
     model = strategy.build(
         lambda folder: load_model(str(folder or location), dtype, config.model.source), standing.checkpoint, rounds
     )
+    check_positions(model, benchmark.tasks)
     if standing.checkpoint is not None:
         strategy.restore(standing.checkpoint)
     if cut_matters(model):
