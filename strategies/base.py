@@ -13,7 +13,7 @@ A round goes like this (`trace_cl/run.py`):
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -202,6 +202,14 @@ def shape_of(parameter: nn.Parameter) -> torch.Size:
     return shape
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a strategy knows in the middle of a round: values that JSON can hold, and tensors, part by part."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Parts] = field(default_factory=dict)
+
+
 class Unsuitable(ValueError):
     """A model that a strategy cannot work with; its text, one sentence, says why."""
 
@@ -257,7 +265,8 @@ class Strategy:
         return [Phase(round.task.name, round.task.train, round.task.epochs)]
 
     def begin_round(self, round: Round, learner: Learner) -> None:
-        """Before the round's first step."""
+        """Before the round's first step; once more, with the weights as they were then, where a killed run goes on
+        inside the round."""
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """What the batch adds to the step's loss. A penalty is to be multiplied by `batch.share`, so that it counts
@@ -279,6 +288,13 @@ class Strategy:
     def extra_bytes(self, round: Round, trainable: int) -> Bytes:
         """What it keeps besides weights, gradients and optimizer, where so many numbers learn on the device."""
         return Bytes()
+
+    def hold(self) -> Held:
+        """What it knows between two steps of a round that neither `begin_round` nor `restore` brings back."""
+        return Held()
+
+    def resume(self, held: Held) -> None:
+        """Take up what `hold` gave, after `begin_round`."""
 
     def save(self, folder: Path) -> None:
         """Write what the next round must know into the checkpoint's folder: safetensors and JSON."""

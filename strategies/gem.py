@@ -22,7 +22,7 @@ from qpsolvers.exceptions import QPError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .base import Bytes, Learner, Parts, Round, Task
+from .base import Bytes, Held, Learner, Parts, Round, Task
 from .seqft import SeqFT
 
 SOLVERS = ("quadprog", "daqp")
@@ -148,6 +148,16 @@ class GEM(SeqFT):
         self.remembered: list[Parts] = []
         self.batch: Parts = {}
         self.past = {task.name: learner.scatter(self.last.get(task.name, {})) for task in round.past}
+
+    def hold(self) -> Held:
+        # Recalled gradients may serve several steps; the last batch's are what the round will have left.
+        parts = {f"remembered{k}": part for k, part in enumerate(self.remembered)} if self.refresh_every > 1 else {}
+        return Held({"steps": self.steps, "projected": self.projected}, {**parts, "batch": self.batch})
+
+    def resume(self, held: Held) -> None:
+        self.steps, self.projected = held.values["steps"], held.values["projected"]
+        self.batch = held.parts.pop("batch", {})
+        self.remembered = [held.parts[f"remembered{k}"] for k in range(len(held.parts))]
 
     def extra_bytes(self, round: Round, trainable: int) -> Bytes:
         return Bytes(device=len(round.past) * trainable * DTYPES[self.memory_dtype].itemsize)

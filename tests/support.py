@@ -1,11 +1,13 @@
 """What the tests share: composing a configuration, killing a run, and what two runs must share."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import hydra
 import pytest
@@ -15,6 +17,7 @@ from trace_cl.config import CONF_DIR
 from trace_cl.strategies.base import Example
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 TASKS = ("C-STANCE", "FOMC", "MeetingBank")
 
@@ -52,6 +55,27 @@ def results(folder: Path) -> dict[str, bytes]:
     """The files that two runs of one configuration must share to the byte."""
     predictions = {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("predictions/*/*.jsonl")}
     return {"matrix": (folder / "matrix.csv").read_bytes(), **predictions}
+
+
+def everything(folder: Path) -> dict[str, object]:
+    """What a run that was interrupted must share with one that was not: results, weights, and every step but its
+    clock."""
+    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    weights = {file.name: file.read_bytes() for file in (folder / "checkpoint").glob("*.safetensors")}
+    timeless = [{key: value for key, value in step.items() if key != "seconds"} for step in steps]
+    return {**results(folder), **weights, "train.jsonl": timeless}
+
+
+def killed_at(act: Callable[P, T], call: int) -> Callable[P, T]:
+    """The end of a run as something is about to be done for the `call`-th time."""
+    calls = count(1)
+
+    def act_or_die(*args: P.args, **kwargs: P.kwargs) -> T:
+        if next(calls) == call:
+            raise Killed
+        return act(*args, **kwargs)
+
+    return act_or_die
 
 
 @dataclass

@@ -5,6 +5,7 @@ needs PyTorch is imported once there is something to run.
 """
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from trace_cl.choices import defaults, explain, groups
 from trace_cl.config import CONF_DIR, check
 from trace_cl.errors import UserError
+from trace_cl.signals import ENDING, Stopped, die, handling
 
 HELP = """\
 trace-cl trains one language model on task after task, and measures what it learns and what it forgets.
@@ -117,14 +119,24 @@ def main() -> int:
     if os.getcwd() not in map(os.path.abspath, sys.path):
         sys.path.insert(0, os.getcwd())  # modules of one's own lie here, for the console script as for python -m
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here, instead of Hydra's own page of text
+    with handling(ENDING, die):
+        return follow(arguments)
+
+
+def follow(arguments: Sequence[str]) -> int:
+    """Do what the arguments say; give the exit code."""
     crashed = 0
     try:
         hydra_main()
     except (HydraException, OmegaConfBaseException) as error:
         return refuse(explain(error, arguments, own_folder(arguments)))
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on after the last finished round", file=sys.stderr)
-        return 130
+    except Stopped as stopped:
+        from trace_cl.training.ranks import first_here
+
+        if first_here():
+            command = f"python -m trace_cl {shlex.join(arguments)}".strip()
+            print(f"\nstopped by {stopped}; everything is kept, and this goes on with it: {command}", file=sys.stderr)
+        return stopped.code
     except Exception:
         # In a sweep it is the launcher's own, as joblib's when one of its workers is killed.
         traceback.print_exc()

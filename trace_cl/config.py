@@ -140,6 +140,16 @@ class EvaluationConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """How often a round puts by what it has come to, besides at its end: it changes what a crash costs, not results."""
+
+    every_minutes: float | None = 30
+    """After so many minutes; `null`: not by the clock."""
+    every_steps: int | None = None
+    """After so many optimizer steps; `null`: not by their number."""
+
+
+@dataclass
 class MetricsConfig:
     """How answers are scored."""
 
@@ -160,6 +170,7 @@ class Config:
     engine: EngineConfig = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     hft: bool = False
     """Half Fine-Tuning round the strategy; `selection` says how the half is chosen."""
     seed: int = 1
@@ -255,6 +266,8 @@ def check(config: DictConfig) -> None:
         "evaluation.tokens_per_batch",
         "benchmark.max_train",
         "benchmark.max_test",
+        "checkpoint.every_minutes",
+        "checkpoint.every_steps",
     ):
         if (value := OmegaConf.select(config, key)) is not None and not value > 0:
             raise UserError(f"{key}={value} must be greater than 0")

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -13,6 +15,14 @@ from trace_cl.metrics import VARIANTS, score_answers, score_corpus
 from trace_cl.records.predictions import Prediction
 from trace_cl.training.model import is_spread
 from trace_cl.training.ranks import Ranks
+
+
+class Kept(Protocol):
+    """Answers that an interrupted start of this run has put by, batch by batch: generated ids, a row a prompt."""
+
+    def get(self, key: str) -> list[list[int]] | None: ...
+
+    def put(self, key: str, rows: list[list[int]]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -27,12 +37,13 @@ class Generator:
     answer_tokens: int
     tokens_per_batch: int
     ranks: Ranks
+    kept: Kept | None = None
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
         """Greedy answers, in the order of `prompts`."""
         length = self.answer_tokens if tokens is None else tokens
         in_step_with = self.ranks if is_spread(self.model) else None
-        return generate(self.model, self.tokenizer, prompts, length, self.tokens_per_batch, in_step_with)
+        return generate(self.model, self.tokenizer, prompts, length, self.tokens_per_batch, in_step_with, self.kept)
 
 
 def generate(
@@ -42,6 +53,7 @@ def generate(
     answer_tokens: int,
     tokens_per_batch: int,
     in_step_with: Ranks | None = None,
+    kept: Kept | None = None,
 ) -> list[str]:
     """Greedy answers of at most `answer_tokens` tokens, in the order of `prompts`.
 
@@ -55,7 +67,16 @@ def generate(
         max_new_tokens=answer_tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.eos_token_id
     )
     answers = [""] * len(prompts)
-    groups = within_budget([len(prompt) + answer_tokens for prompt in prompts], tokens_per_batch)
+    every = within_budget([len(prompt) + answer_tokens for prompt in prompts], tokens_per_batch)
+    groups = []
+    for group in every:
+        key = sha256(repr((answer_tokens, [prompts[i] for i in group])).encode()).hexdigest()
+        rows = kept.get(key) if kept else None
+        if rows is None:
+            groups.append(group)
+        else:
+            for index, ids_of_row in zip(group, rows, strict=True):
+                answers[index] = str(tokenizer.decode(ids_of_row, skip_special_tokens=True))
     if in_step_with is not None:
         most = max(count for [count] in in_step_with.gather([len(groups)]))
         groups += [[]] * (most - len(groups))
@@ -75,6 +96,9 @@ def generate(
         )
         for index, generated in zip(group, output[: len(group), width:], strict=True):
             answers[index] = str(tokenizer.decode(generated, skip_special_tokens=True))
+        if kept and group:
+            key = sha256(repr((answer_tokens, [prompts[i] for i in group])).encode()).hexdigest()
+            kept.put(key, output[: len(group), width:].tolist())
     return answers
 
 

@@ -1,18 +1,19 @@
 """The life of a run: for each task in turn, learn it, score all tasks seen so far, and write the row down.
 
 One loop in one direction. Nothing reads back what it wrote but the journal, and the journal is what makes a run
-resumable: weights and strategy state come from the checkpoint, every random draw from the seed and the round.
+resumable: weights and strategy state come from the checkpoint, every random draw from the seed, the round and the step.
+Inside a round a run goes on by walking through the steps that are done without doing them.
 """
 
 import math
+import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain, count
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from itertools import chain
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from omegaconf import DictConfig
@@ -27,17 +28,23 @@ from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task, combined_checksum, load_data, prepare
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
-from trace_cl.evaluation import Generator, score, summarize
+from trace_cl.evaluation import Generator, Kept, score, summarize
 from trace_cl.records import environment
-from trace_cl.records.journal import Journal
+from trace_cl.records.answers import Answers
+from trace_cl.records.files import SEAL, unsealed
+from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
 from trace_cl.records.progress import Progress
-from trace_cl.strategies.base import Round, Strategy, Unsuitable
-from trace_cl.training import engines
+from trace_cl.signals import ENDING, Stopped, listening, signals
+from trace_cl.strategies.base import Example, Held, Phase, Round, Strategy, Unsuitable, shape_of
+from trace_cl.strategies.streams import stream
+from trace_cl.training import engines, halfway
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.layout import Layout
 from trace_cl.training.model import device_and_dtype, is_spread, load_model, load_tokenizer, locate
 from trace_cl.training.ranks import Ranks, join
+
+T = TypeVar("T")
 
 
 def start(config: DictConfig) -> None:
@@ -58,29 +65,64 @@ def _start(config: DictConfig) -> None:
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     ranks = join(cuda=device.type == "cuda")
     journal = find_journal(config, strategy, writes=ranks.first)
-    if journal.complete():
-        if ranks.first:
-            stored = StoredRun.at(journal.folder)
-            print(f"{journal.folder} is complete.\n{report.render(stored.rows, stored.tasks, stored.figures)}")
+    if on_the_first(ranks, journal.complete):
+        show(journal, ranks)
         return
-    run = open_run(config, strategy, journal, ranks, ranks.device(device), dtype)
-    with journal.lock(), closing(run.progress):
+    with ExitStack() as stack:
+        on_the_first(ranks, lambda: stack.enter_context(journal.lock()))
+        find_journal(config, strategy)  # whoever held the lock before may have begun the run
+        standing = on_the_first(ranks, journal.standing)
+        for note in standing.notes if ranks.first else ():
+            print(note, file=sys.stderr)
+        if standing.finished == len(journal.tasks):
+            show(journal, ranks)
+            return
+        run = open_run(config, strategy, journal, standing, ranks, ranks.device(device), dtype)
+        stack.enter_context(closing(run.progress))
         run.logger.begin(journal.folder, as_dict(config), run.steps(run.trained))
-        with closing(run.logger):
+        with closing(run.logger), listening():
             run.go()
+
+
+def on_the_first(ranks: Ranks, act: Callable[[], T]) -> T:
+    """What the first rank finds, on every rank; what it refuses is refused by all. Raises UserError."""
+    found, refused = None, None
+    if ranks.first:
+        try:
+            found = act()
+        except UserError as error:
+            refused = str(error)
+    found, refused = ranks.broadcast((found, refused))
+    if refused is not None:
+        raise UserError(refused)
+    return cast(T, found)
+
+
+def show(journal: Journal, ranks: Ranks) -> None:
+    """Print the result of a complete run."""
+    if ranks.first:
+        stored = StoredRun.at(journal.folder)
+        print(f"{journal.folder} is complete.\n{report.render(stored.rows, stored.tasks, stored.figures)}")
 
 
 def find_journal(config: DictConfig, strategy: Strategy, writes: bool = True) -> Journal:
     """The run's directory. Raises UserError where a run of another configuration lies there."""
-    journal = Journal(run_folder(config, strategy.name), list(config.benchmark.order), writes)
+    folder = run_folder(config, strategy.name)
+    journal = Journal(folder, list(config.benchmark.order), config.metrics.variant, writes)
     journal.check(as_dict(config), defaults(config))
     return journal
 
 
 def open_run(
-    config: DictConfig, strategy: Strategy, journal: Journal, ranks: Ranks, device: torch.device, dtype: torch.dtype
+    config: DictConfig,
+    strategy: Strategy,
+    journal: Journal,
+    standing: Standing,
+    ranks: Ranks,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> "Run":
-    """Read, check and encode everything; load the model as the last finished round left it."""
+    """Read, check and encode everything; load the model as the newest round that learned left it."""
     settings = EngineConfig(**config.engine)
     engines.check(settings, ranks.size, strategy.uses)
     logger = build_logger(config) if ranks.first else NoLogger()
@@ -94,14 +136,13 @@ def open_run(
         for finding in (f"{task.name}: {finding}" for task in loaded.values() for finding in findings(task)):
             print(f"data: {finding}", file=sys.stderr)
 
-    checkpoint = journal.checkpoint()
     torch.manual_seed(config.seed)
     rounds = benchmark.rounds(config.seed)
     model = strategy.build(
-        lambda folder: load_model(str(folder or location), dtype, config.model.source), checkpoint, rounds
+        lambda folder: load_model(str(folder or location), dtype, config.model.source), standing.checkpoint, rounds
     )
-    if checkpoint is not None:
-        strategy.restore(checkpoint)
+    if standing.checkpoint is not None:
+        strategy.restore(standing.checkpoint)
     needed = plan.needs(strategy, rounds, model, dtype, Layout())
     settings = engines.choose(settings, ranks.size, strategy.uses, device, max(memory.total for memory in needed))
     training = config.training
@@ -117,41 +158,45 @@ def open_run(
         config=config,
         strategy=strategy,
         journal=journal,
+        standing=standing,
         logger=logger,
         benchmark=benchmark,
         model=model,
         tokenizer=tokenizer,
         engine=engine,
         ranks=ranks,
-        trained=ranks.broadcast(journal.trained_rounds()),
-        rows=ranks.broadcast(journal.matrix()),
     )
 
 
 @dataclass
 class Run:
-    """A run with everything at hand. `trained` is the newest round whose weights the model holds; `rows` are the rows
-    of the matrix so far."""
+    """A run with everything at hand; the model's weights are what `standing` says of them."""
 
     config: DictConfig
     strategy: Strategy
     journal: Journal
+    standing: Standing
     logger: Logger
     benchmark: Benchmark
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     engine: Engine
     ranks: Ranks
-    trained: int
-    rows: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rounds = self.benchmark.rounds(self.config.seed)
+        self.answers = Answers(self.journal.folder / "answers" / f"rank{self.ranks.rank}.jsonl", stop_if_asked)
+        self.put_by_at = perf_counter()
         planned = [plan.tokens(self.strategy.phases(round)) for round in self.rounds]
         self.progress = Progress(planned, [task.name for task in self.benchmark.tasks], shown=self.ranks.first)
-        finished = len(self.rows)
-        for number in range(1, max(self.trained, finished) + 1):
-            self.progress.skip_round(number, planned[number - 1], evaluated=number <= finished)
+        for number in range(1, self.trained + 1):
+            evaluated = number <= self.standing.finished
+            self.progress.skip_round(number, planned[number - 1], evaluated)
+
+    @property
+    def trained(self) -> int:
+        """The newest round that is trained, scored or not."""
+        return self.standing.finished + (self.standing.trained is not None)
 
     def steps(self, rounds: int) -> int:
         """The optimizer steps of the first `rounds` rounds."""
@@ -160,53 +205,83 @@ class Run:
 
     def go(self) -> None:
         """Every round that is not finished yet."""
-        if self.config.evaluation.zero_shot and self.ranks.broadcast(self.journal.read_round(0)) is None:
+        if self.config.evaluation.zero_shot and self.standing.base is None and not self.trained:
             base = self.evaluate(0, self.benchmark.tasks)
             self.journal.write_round(0, base)
+            self.commit(replace(self.standing, base=base))
             self.logger.log("round", 0, score_curves(base["scores"][self.config.metrics.variant]))
-        for round in self.rounds[len(self.rows) :]:
-            if self.trained < round.number:
+        for round in self.rounds[self.standing.finished :]:
+            if self.standing.trained is None:
                 self.train(round)
             self.finish(round)
 
+    def commit(self, standing: Standing) -> None:
+        """Let a round be finished."""
+        self.journal.finish_round(standing)
+        self.standing = standing
+        self.answers.forget()
+        self.stop_together()
+
     def train(self, round: Round) -> None:
         """Learn the round's task, and put the result where a resumed run finds it."""
-        training = self.config.training
         began = perf_counter()
-        self.journal.begin_steps(round.number)
+        half = on_the_first(self.ranks, self.halfway)
+        self.journal.begin_steps(round.number, half["step"])
         torch.manual_seed(self.config.seed * 1000 + round.number + 1_000_000 * self.ranks.rank)
         plan.select_first(self.strategy, round, self.model)
-        record = plan.plan_round(self.strategy, round, self.model, training.global_batch)
-        loss, logged = self.learn(round) if record["phases"] else (None, {})
-        seconds = to_ms(perf_counter() - began)
-        self.journal.write_round(round.number, {**record, "final_loss": loss, "seconds": seconds, "strategy": logged})
+        record = plan.plan_round(self.strategy, round, self.model, self.config.training.global_batch)
+        self.refuse_without_space(record)
+        loss, logged = self.learn(round, half, began) if record["phases"] else (None, {})
+        seconds = to_ms(half["seconds"] + perf_counter() - began)
+        record |= {"final_loss": loss, "seconds": seconds, "strategy": logged}
+        self.journal.write_round(round.number, record)
         if record["phases"]:
-            self.keep(round)
-        self.trained = round.number
+            self.keep(round, record)
+        self.standing = replace(self.standing, trained=record, halfway=None)
 
-    def learn(self, round: Round) -> tuple[float, dict[str, Any]]:
-        """Train the round; gives the last loss, and what the strategy has to say of the round."""
+    def halfway(self) -> dict[str, Any]:
+        """What the round has come to already."""
+        nothing = {"step": 0, "seconds": 0.0}
+        return nothing if self.standing.halfway is None else unsealed(self.standing.halfway / SEAL)
+
+    def refuse_without_space(self, record: dict[str, Any]) -> None:
+        """Raises UserError where the disk has no room for what the round will put by."""
+        numbers = sum(shape_of(p).numel() for p in set(self.model.parameters()))
+        saved = record["trainable_parameters"] if self.strategy.changes_architecture else numbers
+        settings = self.config.checkpoint
+        inside = settings.every_minutes is not None or settings.every_steps is not None
+        # Weights, and AdamW's two moments, in fp32; for a while the last such state stands beside the new one.
+        needed = saved * self.model.dtype.itemsize + inside * 2 * 12 * record["trainable_parameters"]
+        free = on_the_first(self.ranks, lambda: shutil.disk_usage(self.journal.folder).free)
+        if free < needed:
+            raise UserError(
+                f"round {record['round']} puts up to {plan.size(needed)} by in {self.journal.folder}, and "
+                f"{plan.size(free)} are free: make room, or set checkpoint.every_minutes=null"
+            )
+
+    def learn(self, round: Round, half: dict[str, Any], began: float) -> tuple[float, dict[str, Any]]:
+        """Train the round, or the rest of it; gives the last loss, and what the strategy has to say of the round."""
         answerer = self.answerer(self.benchmark.tasks[round.number - 1])
         learner = self.engine.train(self.model, self.strategy.loss, answerer)
         self.strategy.begin_round(round, learner)
-        loss = self.take_steps(round, learner)
+        loss = self.take_steps(round, learner, half, began)
         logged = self.strategy.end_round(round, learner)
         learner.close()
         return loss, logged
 
-    def keep(self, round: Round) -> None:
+    def keep(self, round: Round, record: dict[str, Any]) -> None:
         """Put what the round has made of the model and the strategy where a resumed run finds it."""
-        self.journal.save_checkpoint(
-            round.number,
-            [
-                partial(self.strategy.save_model, self.model, weights=self.engine.weights(self.model)),
-                self.tokenizer.save_pretrained,
-                self.strategy.save,
-            ],
-            keep=self.config.checkpoints == "all",
-        )
+        weights = self.engine.weights(self.model)
+        with self.journal.replacing(CHECKPOINT, lambda: {"round": round.number, "record": record}) as folder:
+            if folder is not None:
+                self.strategy.save_model(self.model, folder, weights=weights)
+                self.tokenizer.save_pretrained(folder)
+                self.strategy.save(folder)
+        self.journal.checkpoint_made(round.number, keep=self.config.checkpoints == "all")
+        self.put_by_at = perf_counter()
+        self.stop_together()
 
-    def answerer(self, task: Task) -> Generator:
+    def answerer(self, task: Task, kept: Kept | None = None) -> Generator:
         """What answers a task's prompts."""
         return Generator(
             self.model,
@@ -214,54 +289,104 @@ class Run:
             task.answer_tokens,
             self.config.evaluation.tokens_per_batch,
             self.ranks,
+            kept,
         )
 
-    def take_steps(self, round: Round, learner: RoundLearner) -> float:
-        """Every optimizer step of the round; gives the last loss. Raises UserError for a loss that is not finite."""
-        training, steps, loss = self.config.training, count(1), math.nan
-        before = self.steps(round.number - 1)
+    def batches(self, round: Round) -> Iterator[tuple[Phase, int, list[Example]]]:
+        """The round's optimizer steps: what each learns from, and in which phase and epoch it does."""
         for phase in self.strategy.phases(round):
             for epoch in range(1, phase.epochs + 1):
                 order = f"{self.config.seed}/{round.number}/{phase.name}/{epoch}"
-                for batch in global_batches(phase.examples, training.global_batch, order):
-                    step, began = next(steps), perf_counter()
-                    if step > 1 and plan.select(self.strategy, round, step - 1, self.model):
-                        learner.change()
-                    loss = learner.backward(batch)
-                    stop_unless_finite("loss", loss, round, step)
-                    logged = self.strategy.adjust_gradients(round, learner)
-                    norm = learner.step()
-                    stop_unless_finite("gradient's norm", norm, round, step)
-                    seconds, tokens = perf_counter() - began, sum(map(len, batch))
-                    line = {
-                        "round": round.number,
-                        "phase": phase.name,
-                        "epoch": epoch,
-                        "step": step,
-                        "loss": loss,
-                        "lr": training.learning_rate,
-                        "gradient_norm": norm,
-                        "tokens": tokens,
-                        "answer_tokens": answer_tokens(batch),
-                        "seconds": to_ms(seconds),
-                        **logged,
-                    }
-                    self.journal.add_step(line)
-                    self.logger.log("step", before + step, training_curves(line))
-                    self.progress.step(round.number, f"{epoch}/{phase.epochs}", loss, tokens, seconds)
+                for batch in global_batches(phase.examples, self.config.training.global_batch, order):
+                    yield phase, epoch, batch
+
+    def take_steps(self, round: Round, learner: RoundLearner, half: dict[str, Any], began: float) -> float:
+        """Every optimizer step of the round that is not done; gives the last loss. Raises UserError for a loss that is
+        not finite."""
+        training, before, done, loss = self.config.training, self.steps(round.number - 1), half["step"], math.nan
+        last = self.steps(round.number) - before
+        for step, (phase, epoch, batch) in enumerate(self.batches(round), start=1):
+            if step > 1 and plan.select(self.strategy, round, step - 1, self.model):
+                learner.change()
+            if step <= done:
+                self.progress.skip_step(sum(map(len, batch)))
+                if step == done:
+                    loss = half["loss"]
+                    self.take_up(half, learner)
+                continue
+            started = perf_counter()
+            torch.manual_seed(stream(self.config.seed, "step", round.number, step))
+            loss = learner.backward(batch)
+            stop_unless_finite("loss", loss, round, step)
+            logged = self.strategy.adjust_gradients(round, learner)
+            norm = learner.step()
+            stop_unless_finite("gradient's norm", norm, round, step)
+            seconds, tokens = perf_counter() - started, sum(map(len, batch))
+            line = {
+                "round": round.number,
+                "phase": phase.name,
+                "epoch": epoch,
+                "step": step,
+                "loss": loss,
+                "lr": training.learning_rate,
+                "gradient_norm": norm,
+                "tokens": tokens,
+                "answer_tokens": answer_tokens(batch),
+                "seconds": to_ms(seconds),
+                **logged,
+            }
+            self.journal.add_step(line)
+            self.logger.log("step", before + step, training_curves(line))
+            self.progress.step(round.number, f"{epoch}/{phase.epochs}", loss, tokens, seconds)
+            end, due = self.asked(step)
+            if end or (due and step < last):
+                about = {"round": round.number, "step": step, "loss": loss}
+                self.put_by({**about, "seconds": half["seconds"] + perf_counter() - began}, learner)
+            if end:
+                raise Stopped(end)
         return loss
+
+    def asked(self, step: int) -> tuple[int, bool]:
+        """By which signal any rank was asked to end (0: none), and whether it is time to put by what there is."""
+        settings, minutes = self.config.checkpoint, (perf_counter() - self.put_by_at) / 60
+        due = (
+            signals.checkpoint
+            or (settings.every_steps is not None and step % settings.every_steps == 0)
+            or (settings.every_minutes is not None and minutes >= settings.every_minutes)
+        )
+        words = torch.tensor([*(signals.end == each for each in ENDING), due], device=self.model.device)
+        *ends, due = self.ranks.sum(words.int()).tolist()
+        return max(each if word else 0 for each, word in zip(ENDING, ends, strict=True)), due > 0
+
+    def put_by(self, about: dict[str, Any], learner: RoundLearner) -> None:
+        """Write down what the round has come to."""
+        held, steps = self.strategy.hold(), dict[str, int]()
+        with self.journal.replacing(HALFWAY, lambda: {**about, "steps": steps, "values": held.values}) as folder:
+            steps |= halfway.save(learner, held, folder)
+        self.put_by_at, signals.checkpoint = perf_counter(), False
+        self.ranks.broadcast(None)  # no rank ends before it stands
+
+    def take_up(self, half: dict[str, Any], learner: RoundLearner) -> None:
+        """Go on from what the round had come to."""
+        assert self.standing.halfway is not None
+        parts = halfway.load(learner, half["steps"], self.standing.halfway, self.ranks)
+        self.strategy.resume(Held(half["values"], parts))
+
+    def stop_together(self) -> None:
+        """End here if any rank was asked to."""
+        if end := self.asked(0)[0]:
+            raise Stopped(end)
 
     def finish(self, round: Round) -> None:
         """Score the tasks seen so far, and report. The row in the matrix comes last: with it the round is finished."""
-        scores = self.evaluate(round.number, self.benchmark.tasks[: round.number])
-        self.rows.append([scores["scores"][self.config.metrics.variant][task.name] for task in round.tasks])
+        assert self.standing.trained is not None
+        record = self.standing.trained | self.evaluate(round.number, self.benchmark.tasks[: round.number])
+        standing = replace(self.standing, rounds=(*self.standing.rounds, record), trained=None)
         if self.ranks.first:
-            record = self.journal.read_round(round.number)
-            assert record is not None
-            self.journal.write_round(round.number, {**record, **scores})
-            figures = self.report()
-            self.journal.finish_round(self.rows[-1])
-            self.progress.say(f"\n{report.render(self.rows, self.journal.tasks, figures)}\n")
+            self.journal.write_round(round.number, record)
+            figures = self.report(standing)
+            self.progress.say(f"\n{report.render(self.journal.rows(standing), self.journal.tasks, figures)}\n")
+        self.commit(standing)
 
     def evaluate(self, round: int, tasks: Sequence[Task]) -> dict[str, Any]:
         """Answer and score these tasks, each rank its share of the examples; keep every answer.
@@ -273,7 +398,8 @@ class Run:
         for task in tasks:
             self.progress.evaluating(round, task.name)
             mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
-            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], self.answerer(task))
+            kept = self.answers.of(round, task.name)
+            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], self.answerer(task, kept))
             scored = score(
                 task.metric,
                 [task.indices[i] for i in mine],
@@ -289,14 +415,14 @@ class Run:
             self.progress.evaluated(round, task.name)
         return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
 
-    def report(self) -> dict[str, list[float | None]]:
-        """summary.json, report.md and its pictures as the finished rounds have it; the newest round's to the logger.
+    def report(self, standing: Standing) -> dict[str, list[float | None]]:
+        """summary.json, report.md and its pictures of the finished rounds; the newest round's figures to the logger.
 
         Gives OP, BWT and the other figures after every round.
         """
-        variant, rows = self.config.metrics.variant, self.rows
-        records = [self.journal.read_round(t) or {} for t in range(len(rows) + 1)]
-        untrained = [record["round"] for record in records[1:] if not record["phases"]]
+        variant, rows = self.config.metrics.variant, self.journal.rows(standing)
+        base, records = standing.base or {}, standing.rounds
+        untrained = [record["round"] for record in records if not record["phases"]]
         figures = report.figures(rows, untrained)
         summary = {
             "complete": len(rows) == len(self.rounds),
@@ -308,17 +434,17 @@ class Run:
             "tasks": list(self.journal.tasks),
             **figures,
             "untrained_rounds": untrained,
-            "zero_shot": records[0].get("scores", {}).get(variant, {}),
+            "zero_shot": base.get("scores", {}).get(variant, {}),
             "seconds": {
-                "training": to_ms(sum(r["seconds"] for r in records[1:])),
-                "evaluation": to_ms(sum(r.get("evaluation_seconds", 0) for r in records)),
+                "training": to_ms(sum(r["seconds"] for r in records)),
+                "evaluation": to_ms(sum(r.get("evaluation_seconds", 0) for r in (base, *records))),
             },
         }
         newest = dict(zip(self.journal.tasks, rows[-1], strict=False))
         defined = {name: values[-1] for name, values in figures.items() if values[-1] is not None}
         self.logger.log("round", len(rows), {**score_curves(newest), **defined})
         self.journal.write_summary(summary)
-        report.write_report(self.journal.folder, rows, self.journal.tasks, records[1:], summary)
+        report.write_report(self.journal.folder, rows, self.journal.tasks, records, summary)
         return figures
 
 
@@ -342,3 +468,9 @@ def stop_unless_finite(name: str, value: float, round: Round, step: int) -> None
 def to_ms(seconds: float) -> float:
     """Seconds with three decimals: what lies below is noise."""
     return float(f"{seconds:.3f}")
+
+
+def stop_if_asked() -> None:
+    """End between two batches of answers, each rank by itself: all that has been answered is kept."""
+    if signals.end:
+        raise Stopped(signals.end)

@@ -6,9 +6,8 @@ request to end is not waited with.
 
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -37,24 +36,31 @@ signals = Signals()
 
 
 def die(asked: int, frame: FrameType | None = None) -> NoReturn:
-    """End on the spot, with one line: before a run begins nothing has been written; later all that is kept is whole."""
+    """End on the spot: before a run begins nothing has been written, and later all that is kept is whole."""
     with suppress(OSError):
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\ninterrupted\n")
+        os.write(2, b"\ninterrupted\n")
     os._exit(128 + asked)
 
 
-def handle(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Have requests to end handled so; a thread beside the main one cannot ask for that."""
-    if threading.current_thread() is threading.main_thread():
-        for each in ENDING:
-            signal.signal(each, handler)
+@contextmanager
+def handling(which: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Have these signals handled so; a thread beside the main one cannot ask for that, and does not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, handler) for each in which}
+    try:
+        yield
+    finally:
+        for each, usual in before.items():
+            signal.signal(each, usual)
 
 
 @contextmanager
 def listening() -> Iterator[Signals]:
     """Note down what is asked instead of following it at once."""
 
-    def note(asked: int, frame: FrameType | None) -> None:
+    def end(asked: int, frame: FrameType | None) -> None:
         if signals.end:
             die(asked)
         signals.end = asked
@@ -63,14 +69,5 @@ def listening() -> Iterator[Signals]:
         signals.checkpoint = True
 
     signals.end, signals.checkpoint = 0, False
-    if threading.current_thread() is not threading.main_thread():
+    with handling(ENDING, end), handling([signal.SIGUSR1], put_by):
         yield signals
-        return
-    before = {each: signal.getsignal(each) for each in (*ENDING, signal.SIGUSR1)}
-    handle(note)
-    signal.signal(signal.SIGUSR1, put_by)
-    try:
-        yield signals
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

@@ -10,7 +10,7 @@ import pytest
 
 from trace_cl.analysis.page import colour, main
 from trace_cl.records.files import PUBLISHED
-from trace_cl.records.journal import Journal
+from trace_cl.records.journal import Journal, Standing
 from trace_cl.records.predictions import Prediction
 
 VOID = {"meta", "br", "img", "input", "link"}
@@ -72,14 +72,16 @@ def one_decimal(values: list[float]) -> list[str]:
 
 def write_run(folder: Path, answers: dict[int, list[str]], rounds: int = 2) -> None:
     """A run of two tasks whose examples' scores are 40, 40, … in the first round and 20, 20, … in the second."""
-    journal = Journal(folder, ["a", "b"])
+    journal, standing = Journal(folder, ["a", "b"]), Standing()
     for t in range(1, rounds + 1):
         score = {1: 40.0, 2: 20.0}[t]
         for task in journal.tasks[:t]:
             scores = {"standard": score, "trace_compat": 0.0}
             predictions = [Prediction(7 + i, text, f"right {task}", scores) for i, text in enumerate(answers[t])]
             journal.write_predictions(t, task, predictions, "standard")
-        journal.finish_round([score] * t)
+        record = {"round": t, "phases": ["a"], "scores": {"standard": dict.fromkeys(journal.tasks[:t], score)}}
+        standing = Standing(rounds=(*standing.rounds, record))
+        journal.finish_round(standing)
     journal.write_summary({"zero_shot": {}})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from support import TASKS, Killed, compose, find_trace_root, results
+from support import TASKS, Killed, compose, find_trace_root, killed_at, results
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from trace_cl import evaluation
@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(run: Run, t
     ("where", "calls"),
     [
         pytest.param((TorchLearner, "step"), 18, id="in the middle of a round"),
-        pytest.param((Journal, "save_checkpoint"), 2, id="between a round's training and its checkpoint"),
+        pytest.param((runner.Run, "keep"), 2, id="between a round's training and its checkpoint"),
         pytest.param((evaluation, "generate"), 5, id="in the middle of an evaluation"),
         pytest.param((Journal, "finish_round"), 3, id="between the report and the matrix's last row"),
     ],
@@ -141,7 +141,7 @@ def test_other_data_in_the_same_place_is_refused(
     run: Run, small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "save_checkpoint", lambda *args, **kwargs: (_ for _ in ()).throw(Killed))
+        patch.setattr(runner.Run, "keep", killed_at(runner.Run.keep, 1))
         with pytest.raises(Killed):
             run()
     other = tmp_path / "other"

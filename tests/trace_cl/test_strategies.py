@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 from peft import PeftModel
-from support import Killed, compose, results
+from support import Killed, compose, everything, killed_after, killed_at, results
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trace_cl import run as runner
@@ -16,8 +16,8 @@ from trace_cl.build import build_strategy
 from trace_cl.data.batches import Encoder
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate
-from trace_cl.records.journal import Journal
 from trace_cl.training.model import load_tokenizer
+from trace_cl.training.torch_engine import TorchLearner
 
 Run = Callable[..., Path]
 
@@ -39,24 +39,27 @@ METHODS = [
 
 
 @pytest.mark.parametrize(("method", "overrides"), METHODS)
-def test_stopped_between_rounds_and_continued(
+def test_killed_inside_rounds_and_between_them_and_continued(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, overrides: tuple[str, ...]
 ) -> None:
-    whole = results(run(*overrides, method=method))
-    again = (*overrides, f"runs_dir={tmp_path / 'again'}")
-    finish_round = Journal.finish_round
-
-    def killed_after_the_first(self: Journal, row: list[float]) -> None:
-        finish_round(self, row)
-        raise Killed
-
-    for _ in range(2):
+    whole = everything(run(*overrides, method=method))
+    again = (*overrides, f"runs_dir={tmp_path / 'again'}", "checkpoint.every_steps=2")
+    kills = 0
+    for owner, name, dies in (
+        (TorchLearner, "step", killed_at(TorchLearner.step, 4)),  # in round 1, where steps 1 and 2 are put by
+        (runner.Run, "finish", killed_after(runner.Run.finish)),
+        (TorchLearner, "step", killed_at(TorchLearner.step, 8)),
+        (runner.Run, "evaluate", killed_at(runner.Run.evaluate, 1)),
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(Journal, "finish_round", killed_after_the_first)
-            with pytest.raises(Killed):
+            patch.setattr(owner, name, dies)
+            try:
                 run(*again)
+            except Killed:
+                kills += 1
+    assert kills == (4 if method != "joint" else 2)  # whose first rounds train nothing
     run(*again)
-    assert results(tmp_path / "again" / "trace" / "tiny" / method / "seed1") == whole
+    assert everything(tmp_path / "again" / "trace" / "tiny" / method / "seed1") == whole
 
 
 def test_replay_of_nothing_is_seqft_bit_for_bit(run: Run) -> None:

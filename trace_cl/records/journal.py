@@ -1,27 +1,50 @@
 """The run directory: what a run leaves behind, and what lets it go on where it stopped.
 
-A round is finished when its row stands in matrix.csv; everything else of the round is written before that. Every file
-is written whole under another name and then renamed, so that a run killed at any moment leaves only whole files. (The
-one exception, train.jsonl, grows line by line; what a killed run wrote of an unfinished round is dropped.)
+`manifest.json` holds the records of all finished rounds, scores included, and its own checksum: a round is finished
+when it stands there, and all else of the round is written before. matrix.csv, `rounds/` and the report say the same to
+others. A checkpoint names the checksum of each of its files. So a run that was killed at any moment, or whose files
+were torn or altered, goes on from what is whole, or is refused with the name of what is not.
 """
 
+import errno
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TextIO
 
 from omegaconf import OmegaConf
 
 from trace_cl.errors import UserError
-from trace_cl.records.files import as_json, flatten, is_free, read_json, read_matrix, read_yaml, write
+from trace_cl.records.files import (
+    SEAL,
+    as_json,
+    checksums,
+    flatten,
+    guard,
+    is_free,
+    read_json,
+    read_matrix,
+    read_yaml,
+    sealed,
+    sync,
+    unsealed,
+    whole,
+    write,
+)
 from trace_cl.records.predictions import Prediction, as_lines, prompts_as_lines
 
 P = ParamSpec("P")
+
+Record = dict[str, Any]
+"""What happened in a round, its scores by variant and task among it."""
+
+CHECKPOINT, HALFWAY, MANIFEST = "checkpoint", "halfway", "manifest.json"
 
 
 def writing(method: Callable[Concatenate["Journal", P], None]) -> Callable[Concatenate["Journal", P], None]:
@@ -36,11 +59,43 @@ def writing(method: Callable[Concatenate["Journal", P], None]) -> Callable[Conca
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Where a run stands. `base` is the record of round 0, if the base model was asked; `rounds` are those of the
+    finished ones.
+
+    `checkpoint` holds the weights after the newest round that learned (None: the base model's), and `trained` is that
+    round's record where the round is not scored yet. `halfway` holds what the round after it has come to, if anything.
+    `notes` are what a user should know of it.
+    """
+
+    base: Record | None = None
+    rounds: tuple[Record, ...] = ()
+    checkpoint: Path | None = None
+    trained: Record | None = None
+    halfway: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> int:
+        """How many rounds are."""
+        return len(self.rounds)
+
+    @property
+    def learned(self) -> int:
+        """The newest finished round in which something was learned; 0: none."""
+        return max((record["round"] for record in self.rounds if record["phases"]), default=0)
+
+
+@dataclass(frozen=True)
 class Journal:
-    """One run's directory; `tasks` are its tasks' names in order. Without `writes` it is only read."""
+    """One run's directory; `tasks` are its tasks' names in order, `variant` is whose scores make the matrix.
+
+    Without `writes` it is only read.
+    """
 
     folder: Path
     tasks: Sequence[str]
+    variant: str = "standard"
     writes: bool = True
 
     def check(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -51,7 +106,8 @@ class Journal:
         path = self.folder / "config.yaml"
         if not path.exists():
             return
-        there, here = ({**defaults, **dict(flatten(side))} for side in (read_yaml(path), config))
+        written = whole(path, lambda: read_yaml(path))
+        there, here = ({**defaults, **dict(flatten(side))} for side in (written, config))
         keys = sorted(key for key in there.keys() | here.keys() if not is_free(key))
         different = [
             f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in keys if there.get(key) != here.get(key)
@@ -70,7 +126,7 @@ class Journal:
         path = self.folder / "data.sha256"
         if not path.exists():
             return
-        there = path.read_text(encoding="utf-8")
+        there = whole(path, lambda: path.read_text(encoding="utf-8"))
         here = _as_lines(checksums) if "  " in there else combined() + "\n"
         if there != here:
             raise UserError(
@@ -85,57 +141,203 @@ class Journal:
             write(path, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         write(self.folder / "data.sha256", _as_lines(checksums))
         self._note_environment(environment)
+        if not (self.folder / MANIFEST).exists():
+            self._write_manifest(Standing())
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep every other process out of this run; the system lifts the lock when this one ends, however it ends.
 
-        Raises UserError where another process is at it.
+        Of a run that could not begin nothing is left. Raises UserError where another process is at it, or where the
+        file system has no locks.
         """
-        if not self.writes:
-            yield
-            return
-        with (self.folder / ".lock").open("w") as lock:
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        path = self.folder / ".lock"
+        while True:
+            with guard(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = path.open("a")
+            self._claim(lock)
+            # Whoever held it before may have taken the file away: then this lock keeps nobody out.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    break
+            lock.close()
+        with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{self.folder} is being run by another process: wait for it, or end it") from error
-            yield
+                yield
+            finally:
+                if [*self.folder.iterdir()] == [path]:
+                    path.unlink()
+                    for folder in made:
+                        with suppress(OSError):  # another run has come to lie there
+                            folder.rmdir()
+
+    def _claim(self, lock: TextIO) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise UserError(f"{self.folder} is being run by another process: wait for it, or end it") from error
+        except OSError as error:
+            lock.close()
+            reason = errno.errorcode.get(error.errno or 0, str(error))
+            raise UserError(
+                f"{self.folder} lies on a file system without locks ({reason}), where two processes could write one "
+                "run: set runs_dir to a folder on another"
+            ) from error
 
     def _note_environment(self, environment: Mapping[str, Any]) -> None:
         """Record what the run runs on; a resumed run's later surroundings are added where they differ."""
         path = self.folder / "environment.json"
-        first = read_json(path) if path.exists() else dict(environment)
+        first = whole(path, lambda: read_json(path)) if path.exists() else dict(environment)
         later = first.setdefault("resumed_on", [])
         if environment not in ({key: value for key, value in first.items() if key != "resumed_on"}, *later):
             later.append(dict(environment))
         write(path, as_json(first))
 
-    def matrix(self) -> list[list[float]]:
-        """S, a row a finished round, row t with t scores. Raises UserError for a file that is no such matrix."""
+    def rows(self, standing: Standing) -> list[list[float]]:
+        """S, a row a finished round, row t with t scores."""
+        return [
+            [float(record["scores"][self.variant][task]) for task in self.tasks[:t]]
+            for t, record in enumerate(standing.rounds, start=1)
+        ]
+
+    def complete(self) -> bool:
+        """Whether every round is finished, and the matrix is as it was written. Raises UserError for a file that is no
+        matrix."""
         path = self.folder / "matrix.csv"
         if not path.exists():
-            return []
-        frame = read_matrix(path)
+            return False
+        if not (self.folder / MANIFEST).exists():  # a version before this one kept none
+            return len(self._read_matrix()) == len(self.tasks)
+        standing = self._manifest()
+        written = self._as_matrix(self.rows(standing)).encode()
+        return standing.finished == len(self.tasks) and whole(path, path.read_bytes) == written
+
+    def _read_matrix(self) -> list[list[float]]:
+        path = self.folder / "matrix.csv"
+        frame = whole(path, lambda: read_matrix(path))
         if list(frame.columns) != list(self.tasks):
             raise UserError(f"{path}: its header is not round,{','.join(self.tasks)}; move the run away and start anew")
         rows = [[float(score) for score in row[: t + 1]] for t, row in enumerate(frame.to_numpy())]
-        if any(score != score for row in rows for score in row):
-            raise UserError(f"{path}: a score is missing below the diagonal; move the run away and start anew")
+        if any(not 0 <= score <= 100 for row in rows for score in row):
+            raise UserError(f"{path}: a score is missing or not from 0 to 100; move the run away and start anew")
+        if list(frame.index) != list(range(1, len(rows) + 1)):
+            raise UserError(f"{path}: its rounds are not 1, 2, …; move the run away and start anew")
         return rows
 
-    def complete(self) -> bool:
-        """Whether every round is finished."""
-        return len(self.matrix()) == len(self.tasks)
+    def _manifest(self) -> Standing:
+        """The finished rounds. Raises UserError where their list is not what the run wrote, or is lost."""
+        path = self.folder / MANIFEST
+        if path.exists():
+            content = unsealed(path)
+            return Standing(content["base"], tuple(content["rounds"]))
+        for name in ("matrix.csv", CHECKPOINT):
+            if (self.folder / name).exists():
+                raise UserError(
+                    f"{path} is missing beside {name}, so that nobody can tell what the run stands on: "
+                    f"move {self.folder} away and start anew"
+                )
+        return Standing()
 
-    @writing
-    def finish_round(self, row: Sequence[float]) -> None:
-        """Add round t's row of scores: from now on the round is finished."""
-        rows = [*self.matrix(), list(row)]
+    def _write_manifest(self, standing: Standing) -> None:
+        write(self.folder / MANIFEST, sealed({"base": standing.base, "rounds": list(standing.rounds)}))
+
+    def standing(self) -> Standing:
+        """Where the run stands, and with `writes` its directory put in order accordingly.
+
+        Of the checkpoints the newest whole one counts; what it is older than is learned and scored again. Raises
+        UserError where none is whole.
+        """
+        standing, notes = self._manifest(), []
+        if standing.finished == len(self.tasks):
+            notes = self._put_in_order(standing) if self.writes else []
+            return replace(standing, notes=tuple(notes))
+        for folder in self._states(CHECKPOINT, *(f"{CHECKPOINT}-round{t}" for t in range(len(self.tasks), 0, -1))):
+            try:
+                about = self._opened(folder)
+            except UserError as error:
+                notes.append(_without_advice(error))
+                continue
+            if (number := about["round"]) > standing.finished + 1:
+                notes.append(f"{folder} is of round {number}, and {standing.finished} rounds are finished")
+                continue
+            if number < standing.learned:
+                notes.append(f"{folder} is of round {number}: what came after it is made again")
+                standing = replace(standing, rounds=standing.rounds[:number])
+            trained = about["record"] if number == standing.finished + 1 else None
+            standing = replace(standing, checkpoint=folder, trained=trained)
+            break
+        if standing.checkpoint is None and standing.learned:
+            raise UserError(
+                f"{notes[0] if notes else f'{self.folder / CHECKPOINT} is missing'}; no other state of the run "
+                f"is whole, and {standing.finished} rounds are finished: move {self.folder} away and start anew"
+            )
+        for halfway in self._states(HALFWAY) if standing.trained is None else []:
+            try:
+                if self._opened(halfway)["round"] == standing.finished + 1:
+                    standing = replace(standing, halfway=halfway)
+            except UserError as error:
+                notes.append(f"{_without_advice(error)}: round {standing.finished + 1} is learned from its beginning")
+        if self.writes:
+            notes += self._put_in_order(standing)
+        return replace(standing, notes=tuple(notes))
+
+    def _states(self, *names: str) -> list[Path]:
+        """The folders by these names that are there. One that was about to be replaced when the run was killed stands
+        where it stood."""
+        for folder in (self.folder / name for name in names):
+            old = folder.with_name(f"{folder.name}.old")
+            if self.writes and old.exists() and not folder.exists():
+                with guard(self.folder):
+                    old.rename(folder)
+        return [self.folder / name for name in names if (self.folder / name).exists()]
+
+    def _opened(self, folder: Path) -> dict[str, Any]:
+        """What a checkpoint's seal says. Raises UserError naming the first file that is not what was written."""
+        about = unsealed(folder / SEAL)
+        found = whole(folder, lambda: checksums(folder))
+        for name in sorted(found.keys() | about["files"].keys()):
+            if found.get(name) != about["files"].get(name):
+                state = "is missing" if name not in found else "is not what the run wrote"
+                raise UserError(f"{folder / name} {state}")
+        return about
+
+    def _put_in_order(self, standing: Standing) -> list[str]:
+        """Have the directory say what the manifest says; tells what had been altered."""
+        notes = []
+        if standing.rounds != self._manifest().rounds:
+            self._write_manifest(standing)
+        rows, path = self.rows(standing), self.folder / "matrix.csv"
+        expected = self._as_matrix(rows)
+        # A run that was killed between the two last files of a round has a row more.
+        there = path.read_bytes() if path.exists() else b""
+        if rows and not there.startswith(expected.encode()):
+            notes.append(f"{path} was not what the run wrote: it is written anew, from {MANIFEST}")
+        if rows and there != expected.encode():
+            write(path, expected)
+        for number, record in enumerate((standing.base, *standing.rounds)):
+            path = self.folder / "rounds" / f"round{number}.json"
+            if record is not None and (not path.exists() or path.read_bytes() != as_json(record).encode()):
+                notes.append(f"{path} was not what the run wrote: it is written anew, from {MANIFEST}")
+                write(path, as_json(record))
+        return notes
+
+    def _as_matrix(self, rows: Sequence[Sequence[float]]) -> str:
         lines = [",".join(["round", *self.tasks])]
         for t, scores in enumerate(rows, start=1):
             lines.append(",".join([str(t), *map(repr, scores), *[""] * (len(self.tasks) - t)]))
-        write(self.folder / "matrix.csv", "\n".join(lines) + "\n")
+        return "\n".join(lines) + "\n"
+
+    @writing
+    def finish_round(self, standing: Standing) -> None:
+        """The newest of these rounds is finished: its row in the matrix, and then, which makes it so, the manifest."""
+        if standing.rounds:
+            write(self.folder / "matrix.csv", self._as_matrix(self.rows(standing)))
+        self._write_manifest(standing)
+        with guard(self.folder):
+            shutil.rmtree(self.folder / "answers", ignore_errors=True)
 
     @writing
     def write_predictions(self, round: int, task: str, predictions: Sequence[Prediction], variant: str) -> None:
@@ -154,59 +356,74 @@ class Journal:
         """What happened in round t (0: the base model)."""
         write(self.folder / "rounds" / f"round{round}.json", as_json(record))
 
-    def read_round(self, round: int) -> dict[str, Any] | None:
-        """What `write_round` wrote, or None."""
-        path = self.folder / "rounds" / f"round{round}.json"
-        return read_json(path) if path.exists() else None
-
     @writing
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The run in one file."""
         write(self.folder / "summary.json", as_json(summary))
 
     @writing
-    def begin_steps(self, round: int) -> None:
-        """Drop from train.jsonl what an interrupted run wrote of this round."""
+    def begin_steps(self, round: int, step: int = 0) -> None:
+        """Drop from train.jsonl what comes after this step of this round: it is about to be made again."""
         path = self.folder / "train.jsonl"
-        if path.exists():
-            whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in whole if json.loads(line)["round"] < round]
-            write(path, "".join(line + "\n" for line in kept))
+        if not path.exists():
+            return
+        kept = []
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    at = (json.loads(line)["round"], json.loads(line)["step"])
+                except (ValueError, KeyError, TypeError):
+                    break  # torn
+                if at > (round, step):
+                    break
+                kept.append(line)
+        write(path, "".join(kept))
 
     @writing
     def add_step(self, step: Mapping[str, Any]) -> None:
         """One optimizer step's line in train.jsonl."""
-        with (self.folder / "train.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "train.jsonl"
+        with guard(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(step, allow_nan=False) + "\n")
 
-    def checkpoint(self) -> Path | None:
-        """The newest finished training round's folder, if there is one."""
-        folder, old = self.folder / "checkpoint", self.folder / "checkpoint.old"
-        if old.exists() and not folder.exists():  # killed between the two renames below
-            old.rename(folder)
-        return folder if folder.exists() else None
+    @contextmanager
+    def replacing(self, name: str, about: Callable[[], Mapping[str, Any]]) -> Iterator[Path | None]:
+        """A folder to fill, which then takes the place of the one by that name, sealed with what it is `about`.
 
-    def trained_rounds(self) -> int:
-        """The round whose weights the checkpoint holds; 0 where there is none."""
-        folder = self.checkpoint()
-        return int(read_json(folder / "round.json")["round"]) if folder else 0
+        None for those who do not write.
+        """
+        if not self.writes:
+            yield None
+            return
+        draft, folder, old = (self.folder / f"{name}{ending}" for ending in (".tmp", "", ".old"))
+        with guard(folder):
+            for leftover in (draft, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            draft.mkdir()
+            yield draft
+            for path in (*draft.rglob("*"), draft):
+                sync(path)
+            write(draft / SEAL, sealed({**about(), "files": checksums(draft)}))
+            if folder.exists():
+                folder.rename(old)
+            draft.rename(folder)
+            sync(self.folder)
+            shutil.rmtree(old, ignore_errors=True)
 
     @writing
-    def save_checkpoint(self, round: int, savers: Sequence[Callable[[Path], object]], keep: bool) -> None:
-        """Put what the savers write in the last checkpoint's place; with `keep` also under the round's own name."""
-        draft, folder, old = (self.folder / name for name in ("checkpoint.tmp", "checkpoint", "checkpoint.old"))
-        for leftover in (draft, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        draft.mkdir()
-        for save in savers:
-            save(draft)
-        write(draft / "round.json", as_json({"round": round}))
-        if folder.exists():
-            folder.rename(old)
-        draft.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        if keep:
-            shutil.copytree(folder, self.folder / f"checkpoint-round{round}", dirs_exist_ok=True)
+    def checkpoint_made(self, round: int, keep: bool) -> None:
+        """A round's checkpoint stands: what its middle had come to is no longer needed. With `keep` a copy stays."""
+        with guard(self.folder):
+            shutil.rmtree(self.folder / HALFWAY, ignore_errors=True)
+            if keep:
+                copy = self.folder / f"{CHECKPOINT}-round{round}"
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(self.folder / CHECKPOINT, copy.with_name(f"{copy.name}.tmp"), dirs_exist_ok=True)
+                copy.with_name(f"{copy.name}.tmp").rename(copy)
+
+
+def _without_advice(error: UserError) -> str:
+    return str(error).removesuffix(": move the run away")
 
 
 def _as_lines(checksums: Mapping[str, str]) -> str:

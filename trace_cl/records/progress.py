@@ -30,6 +30,10 @@ class Progress:
         if evaluated:
             self.outstanding = self.outstanding[round:]
 
+    def skip_step(self, tokens: int) -> None:
+        """A step that an earlier start of this run has done."""
+        self.bar.update(tokens)
+
     def step(self, round: int, epoch: str, loss: float, tokens: int, seconds: float) -> None:
         """One optimizer step."""
         self.trained += tokens

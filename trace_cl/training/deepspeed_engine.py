@@ -18,7 +18,7 @@ from trace_cl.data.batches import answer_tokens, collate, micro_batches, shares
 from trace_cl.errors import UserError
 from trace_cl.strategies.base import Answerer, Example, Parts
 from trace_cl.training import deepspeed_private as private
-from trace_cl.training.engine import Optimization, adamw, cast, checkpoint_gradients, trainable
+from trace_cl.training.engine import MOMENTS, WEIGHTS, Optimization, adamw, cast, checkpoint_gradients, trainable
 from trace_cl.training.loss import LanguageModel, Loss, plain
 from trace_cl.training.ranks import Ranks
 
@@ -123,7 +123,7 @@ class DeepSpeedLearner:
         )
         self.held: private.Whole | private.Shards
         if engine.zero_stage == 0:
-            self.held = private.Whole(self.parameters)
+            self.held = private.Whole(optimizer, self.parameters)
         else:
             self.held = (private.Stage2 if engine.zero_stage < 3 else private.Stage3)(optimizer, self.parameters)
         self.engine.train()
@@ -175,7 +175,8 @@ class DeepSpeedLearner:
         gathered: dict[str, Tensor] = {}
         for name, part in parts.items():
             pasted = self.held.paste(name, part)
-            whole = part if pasted is None else self.ranks.sum(pasted)
+            # What is offloaded lies in main memory, where the ranks may have no connection.
+            whole = part if pasted is None else self.ranks.sum(pasted.to(self.device))
             if self.ranks.first:
                 gathered[name] = whole.detach().to("cpu", copy=True)
         return gathered
@@ -190,6 +191,26 @@ class DeepSpeedLearner:
                 sent.copy_(whole[name])
             parts[name] = self.held.cut(name, self.ranks.send(sent))
         return parts
+
+    def state(self) -> tuple[dict[str, int], dict[str, Parts]]:
+        optimizer, stepped = self.held.adamw()
+        count = int(optimizer.state[stepped[0]]["step"])
+        moments = {kind: {name: self.held.moment(name, kind) for name in self.parameters} for kind in MOMENTS}
+        return dict.fromkeys(self.parameters, count), {WEIGHTS: self.weights(), **moments}
+
+    def begin_from(self, steps: dict[str, int]) -> None:
+        optimizer, stepped = self.held.adamw()
+        for tensor in stepped:
+            state = {"step": torch.tensor(float(max(steps.values())), device=tensor.device)}
+            optimizer.state[tensor] = state | {kind: torch.zeros_like(tensor) for kind in MOMENTS}
+
+    @torch.no_grad()
+    def put_state(self, kind: str, parts: Parts) -> None:
+        if kind == WEIGHTS:
+            self.held.write(parts)
+            return
+        for name, part in parts.items():
+            self.held.moment(name, kind).copy_(part)
 
     def snapshot(self) -> LanguageModel:
         """A whole copy on every device. Raises UserError where there is no room even for one whole model."""

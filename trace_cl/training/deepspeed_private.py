@@ -48,7 +48,8 @@ def connect(device: torch.device) -> None:
 class Whole:
     """What a rank holds of each parameter that learns, under stage 0: all of it, where PyTorch keeps it."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, optimizer: Any, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.optimizer = optimizer
         self.parameters = parameters
 
     def take(self) -> Parts:
@@ -71,8 +72,17 @@ class Whole:
     @torch.no_grad()
     def write(self, weights: Parts) -> None:
         """Put these values in the place of what is there."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(weights[name])
+        for name, part in weights.items():
+            self.parameters[name].copy_(part)
+
+    def adamw(self) -> tuple[torch.optim.Optimizer, list[Tensor]]:
+        """PyTorch's optimizer, and the tensors it steps with."""
+        return self.optimizer, list(self.parameters.values())
+
+    def moment(self, name: str, kind: str) -> Tensor:
+        """This rank's part of what the optimizer keeps of a parameter."""
+        kept: Tensor = self.optimizer.state[self.parameters[name]][kind]
+        return kept
 
     def cut(self, name: str, whole: Tensor) -> Tensor:
         """This rank's part of a whole tensor."""
@@ -107,6 +117,14 @@ class Shards(ABC):
         """Put these in their place."""
 
     @abstractmethod
+    def adamw(self) -> tuple[torch.optim.Optimizer, list[Tensor]]:
+        """PyTorch's optimizer, and the tensors it steps with: many parameters' slices side by side."""
+
+    @abstractmethod
+    def moment(self, name: str, kind: str) -> Tensor:
+        """This rank's part of what the optimizer keeps of a parameter."""
+
+    @abstractmethod
     def _publish(self) -> None:
         """Bring what the optimizer holds into the model, on all ranks."""
 
@@ -116,8 +134,8 @@ class Shards(ABC):
 
     def write(self, weights: Parts) -> None:
         """Put these values in the place of what is there."""
-        for name, (_, values) in self.held.items():
-            values.copy_(weights[name])
+        for name, part in weights.items():
+            self.held[name][1].copy_(part)
         self._publish()
 
     def cut(self, name: str, whole: Tensor) -> Tensor:
@@ -171,6 +189,18 @@ class Stage2(Shards):
         for group, slices in self.layout.items():
             self.optimizer.averaged_gradients[group] = [gradients[s] if isinstance(s, str) else s for s in slices]
 
+    def adamw(self) -> tuple[torch.optim.Optimizer, list[Tensor]]:
+        return self.optimizer.optimizer, self.optimizer.single_partition_of_fp32_groups
+
+    def moment(self, name: str, kind: str) -> Tensor:
+        mapping: Any = self.parameters[name]._hp_mapping  # type: ignore[attr-defined]
+        if mapping is None:
+            return self.held[name][1]
+        optimizer, flat = self.adamw()
+        place = mapping.hp_fragment_address
+        kept: Tensor = optimizer.state[flat[mapping.param_group_index]][kind]
+        return kept.narrow(0, place.start, place.numel)
+
     def _publish(self) -> None:
         self.optimizer.update_lp_params()
 
@@ -201,6 +231,14 @@ class Stage3(Shards):
     def put(self, gradients: Parts) -> None:
         for name, gradient in self._gradients():
             gradient.copy_(gradients[name])
+
+    def adamw(self) -> tuple[torch.optim.Optimizer, list[Tensor]]:
+        return self.optimizer.optimizer, self.optimizer.fp32_partitioned_groups_flat
+
+    def moment(self, name: str, kind: str) -> Tensor:
+        kept: Tensor
+        kept, _ = self.optimizer._get_fp32_opt_state_partition(self.parameters[name], True, optim_state_key=kind)
+        return kept[: len(self.held[name][1])]
 
     def _publish(self) -> None:
         # What the end of a step does: give up what was gathered by the old values, and gather anew what stays so.

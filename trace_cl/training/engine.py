@@ -8,8 +8,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from trace_cl.strategies.base import Answerer, Learner
+from trace_cl.strategies.base import Answerer, Learner, Parts
 from trace_cl.training.loss import Loss, plain
+
+WEIGHTS, MOMENTS = "weights", ("exp_avg", "exp_avg_sq")
+"""The kinds of tensors that a round in its middle consists of; the moments by PyTorch's names."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,18 @@ class RoundLearner(Learner, Protocol):
 
     def change(self) -> None:
         """What learns has changed (`requires_grad`): newcomers begin without optimizer state, leavers lose theirs."""
+        ...
+
+    def state(self) -> tuple[dict[str, int], dict[str, Parts]]:
+        """How many steps each parameter has made in this round; and by kind, its weights and AdamW's two moments."""
+        ...
+
+    def begin_from(self, steps: dict[str, int]) -> None:
+        """Let the optimizer have made so many steps; its moments follow."""
+        ...
+
+    def put_state(self, kind: str, parts: Parts) -> None:
+        """Put some of what `state` gave in its place again."""
         ...
 
     def close(self) -> None:

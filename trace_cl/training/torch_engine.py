@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from trace_cl.data.batches import answer_tokens, collate, micro_batches
 from trace_cl.strategies.base import Answerer, Example, Parts
-from trace_cl.training.engine import Optimization, adamw, cast, checkpoint_gradients, trainable
+from trace_cl.training.engine import MOMENTS, WEIGHTS, Optimization, adamw, cast, checkpoint_gradients, trainable
 from trace_cl.training.loss import LanguageModel, Loss, plain
 
 
@@ -56,6 +56,7 @@ class TorchLearner:
         self.dtype = model.dtype
         self.objective = LanguageModel(model, loss, autocast=self.dtype == torch.bfloat16)
         self.parameters = trainable(model)
+        self.touched = dict(self.parameters)
         cast(self.parameters.values(), self.precise)
         self.optimizer = adamw(self.parameters.values(), optimization)
         model.train()
@@ -67,6 +68,7 @@ class TorchLearner:
 
     def change(self) -> None:
         before, self.parameters = self.parameters, trainable(self.model)
+        self.touched |= self.parameters
         for name in before.keys() - self.parameters.keys():
             cast([before[name]], self.dtype)
             before[name].grad = None
@@ -110,7 +112,25 @@ class TorchLearner:
         return {name: part.detach().to("cpu", copy=True) for name, part in parts.items()}
 
     def scatter(self, whole: dict[str, Tensor]) -> Parts:
-        return {name: whole[name].to(self.model.device) for name in self.parameters if name in whole}
+        return {name: whole[name].to(self.model.device) for name in self.touched if name in whole}
+
+    def state(self) -> tuple[dict[str, int], dict[str, Parts]]:
+        moved = {name: self.optimizer.state[p] for name, p in self.parameters.items() if p in self.optimizer.state}
+        weights = {name: parameter.detach() for name, parameter in self.touched.items()}
+        moments = {kind: {name: state[kind] for name, state in moved.items()} for kind in MOMENTS}
+        return {name: int(state["step"]) for name, state in moved.items()}, {WEIGHTS: weights, **moments}
+
+    def begin_from(self, steps: dict[str, int]) -> None:
+        for name, count in steps.items():
+            parameter = self.parameters[name]
+            # As the fused AdamW makes it at a parameter's first step.
+            state = {"step": torch.tensor(float(count), device=parameter.device)}
+            self.optimizer.state[parameter] = state | {kind: torch.zeros_like(parameter) for kind in MOMENTS}
+
+    @torch.no_grad()
+    def put_state(self, kind: str, parts: Parts) -> None:
+        for name, part in parts.items():
+            (self.touched[name] if kind == WEIGHTS else self.optimizer.state[self.parameters[name]][kind]).copy_(part)
 
     def snapshot(self) -> LanguageModel:
         teacher = copy.deepcopy(self.model).requires_grad_(False).eval()
