@@ -29,8 +29,8 @@ PRELOADED = (
     "trace_cl.launch.processes",
 )
 
-CLOCKS = {"seconds", "evaluation_seconds"}
-"""What two runs of one configuration do not share."""
+CLOCKS = {"seconds", "evaluation_seconds", "sha256"}
+"""What two runs of one configuration do not share: times, and a file's checksum of itself, times included."""
 
 KILLS = int(os.environ.get("KILLS", 100))
 """How often everything is tried: 100 times, every call, or with less that part of it."""
@@ -189,6 +189,8 @@ def _content(path: Path) -> object:
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _timeless(inner) for key, inner in value.items() if key not in CLOCKS}
+    if isinstance(value, list):
+        return [_timeless(inner) for inner in value]
     return value
 
 
@@ -200,24 +202,19 @@ def differing(folder: Path, reference: Path) -> list[str]:
 
 def phase(runs: Path) -> str:
     """What a run was about when it was killed, by what lies there."""
-    folders = {path.parent for path in (runs / "runs").rglob("config.yaml")}
-    if not folders:
+    if not (manifests := [*(runs / "runs").rglob("manifest.json")]):
         return "starting"
-    [folder] = folders
-    if (folder / "checkpoint.tmp").exists() or (folder / "checkpoint.old").exists():
+    folder = manifests[0].parent
+    drafts = [path.name for path in folder.rglob("*") if path.suffix in (".tmp", ".old")]
+    if any(name.startswith(("checkpoint", "halfway")) for name in drafts):
         return "checkpointing"
-    if any(folder.rglob("*.tmp")):
-        return "writing"
-    finished = _lines(folder / "matrix.csv") - 1
+    finished = len(_read(manifests[0])["rounds"])
+    if len(_read(folder / "summary.json").get("OP", ())) > finished:
+        return "finishing a round"
+    if any(name.startswith(("heatmap", "curves", "report", "summary")) for name in drafts):
+        return "reporting"
     trained = _read(folder / "checkpoint" / "round.json").get("round", 0)
-    if trained <= max(finished, 0):
-        return "training"
-    reported = len(_read(folder / "summary.json").get("OP", ()))
-    return "reporting" if reported == trained else "scoring"
-
-
-def _lines(path: Path) -> int:
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return "scoring" if trained > finished or any(folder.glob("answers/*")) else "training"
 
 
 def _read(path: Path) -> dict[str, Any]:

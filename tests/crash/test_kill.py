@@ -53,11 +53,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     whole = reference(*settings, ranks=ranks)
 
     def kill(share: float = 1) -> bool:
+        often = f"checkpoint.every_steps={draw.choice(('null', 1, 2, 3))}"
         if draw.random() < 1 / 3:
             fault = Fault(draw.randrange(1, 1 + int(share * len(whole.calls))))
-            killed = runs.start(tmp_path, *settings, ranks=ranks, fault=fault).kill()
+            killed = runs.start(tmp_path, *settings, often, ranks=ranks, fault=fault).kill()
         else:
-            killed = runs.start(tmp_path, *settings, ranks=ranks).kill(after=share * whole.seconds * draw.random())
+            after = share * whole.seconds * draw.random()
+            killed = runs.start(tmp_path, *settings, often, ranks=ranks).kill(after)
         record_property("killed while", phase(tmp_path) if killed else "(finished before)")
         return killed
 
