@@ -71,6 +71,15 @@ class Started:
             if process.exitcode is None and process.pid:
                 os.kill(process.pid, number)
 
+    def ready_for(self, number: int) -> bool:
+        """Whether every rank has come to where this signal no longer just ends it; not, where one has ended before."""
+        for process in self.processes:
+            while not handles(process.pid, number):
+                if process.exitcode is not None:
+                    return False
+                time.sleep(0.002)
+        return True
+
     def kill(self, after: float = PATIENCE) -> bool:
         """Kill -9 every rank after so many seconds, or as soon as the first has ended; whether that was by it."""
         self.processes[0].join(after)
@@ -98,10 +107,14 @@ class Runs:
     faults: Path
     settings: tuple[str, ...]
 
+    def arguments(self, runs: Path, *overrides: str) -> list[str]:
+        """The command line of a run whose folder is to lie below that one."""
+        return [*self.settings, f"runs_dir={runs / 'runs'}", *overrides]
+
     def start(self, runs: Path, *overrides: str, ranks: int = 1, fault: Fault = Fault()) -> Started:
         """The command `trace-cl …` with these settings; `runs` is where they lie."""
         runs.mkdir(exist_ok=True, parents=True)
-        arguments = [*self.settings, f"runs_dir={runs / 'runs'}", *overrides]
+        arguments = self.arguments(runs, *overrides)
         said = [runs / f"said{len([*runs.glob('said*.out')]) + rank}" for rank in range(ranks)]
         port = str(free_port())
         processes = []
@@ -156,6 +169,22 @@ def undisturbed(runs: Runs, folder: Path, *overrides: str, ranks: int = 1) -> Re
     began = time.monotonic()
     made = runs.finish(folder, *overrides, ranks=ranks)
     return Reference(made, time.monotonic() - began, tuple((folder / "said0.calls").read_text().splitlines()))
+
+
+def handles(pid: int | None, number: int) -> bool:
+    """Whether a process does something of its own at a signal, or nothing (Linux keeps both as masks)."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigCgt", "SigIgn"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+def trained(started: Started) -> int:
+    """How many optimizer steps it made."""
+    calls = started.said[0].with_suffix(".calls").read_text().splitlines()
+    return sum(call.startswith("write") and call.endswith("/train.jsonl") for call in calls)
 
 
 def free_port() -> int:
