@@ -54,8 +54,8 @@ class EWC(SeqFT):
             return {}
         gradients, weights = learner.take_gradients(), learner.weights()
         penalty = torch.zeros((), dtype=torch.float64)
-        for name, fisher in self.fisher.items():
-            moved = weights[name] - self.anchor[name]
+        for name in [name for name in gradients if name in self.fisher]:  # in one order, wherever they come from
+            moved, fisher = weights[name] - self.anchor[name], self.fisher[name]
             gradients[name].add_(fisher * moved, alpha=self.strength)
             penalty += self.strength / 2 * (fisher * moved.square()).sum().double().cpu()
         learner.put_gradients(gradients)

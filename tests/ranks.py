@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from support import Killed, killed_after
+from support import Killed, killed_at
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl.data.batches import collate
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator
-from trace_cl.run import Run, start
+from trace_cl.run import start
 from trace_cl.strategies.base import Example, Learner, Parts, Round
 from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection
@@ -55,13 +55,11 @@ def start_all(configs: Sequence[dict[str, Any]]) -> None:
         start(OmegaConf.create(config))
 
 
-def start_and_end_after_the_first_round(
-    configs: Sequence[dict[str, Any]], afterwards: Sequence[dict[str, Any]]
-) -> None:
-    """Runs of which nothing but the first round is done; and, in the same processes, whole ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "finish", killed_after(Run.finish))
-        for config in configs:
+def start_and_end_in_round_2(configs: Sequence[dict[str, Any]], afterwards: Sequence[dict[str, Any]]) -> None:
+    """Runs that are killed in their tenth step; and, in the same processes, whole ones."""
+    for config in configs:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DeepSpeedLearner, "step", killed_at(DeepSpeedLearner.step, 10))
             with pytest.raises(Killed):
                 start(OmegaConf.create(config))
     start_all(afterwards)

@@ -20,21 +20,21 @@ from ranks import (
     on_two_ranks,
     optimizers_bytes_of_each_stage,
     start_all,
-    start_and_end_after_the_first_round,
+    start_and_end_in_round_2,
     use_every_word_under_each_stage,
 )
 from safetensors.torch import load_file
-from support import TASKS, Killed, compose, killed_after, results
+from support import TASKS, Killed, compose, everything, killed_at, results
 
 from trace_cl.config import as_dict
 from trace_cl.launch.processes import launch
-from trace_cl.run import Run, start
+from trace_cl.run import start
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.engine import Optimization
 from trace_cl.training.layout import processes
 from trace_cl.training.model import load_tokenizer
 from trace_cl.training.ranks import Ranks
-from trace_cl.training.torch_engine import TorchEngine
+from trace_cl.training.torch_engine import TorchEngine, TorchLearner
 
 pytestmark = pytest.mark.distributed
 
@@ -55,6 +55,8 @@ METHODS = {
     "merging": ("strategy._target_=ranks.Merging",),
 }
 """A directory's name, with what tells variants of it apart, and what it is asked for by."""
+
+PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
@@ -215,20 +217,44 @@ def test_a_run_goes_on_on_another_number_of_ranks(
 ) -> None:
     two, one = ("engine=deepspeed", "engine.zero_stage=3"), ("engine=torch",)
     methods = ("gem+hft", "ewc")  # who keep something of each task
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "finish", killed_after(Run.finish))
-        for method in methods:
+    for method in methods:
+        with monkeypatch.context() as patch:
+            patch.setattr(TorchLearner, "step", killed_at(TorchLearner.step, 10))
             with pytest.raises(Killed):
-                start(configure(tmp_path / "up", *one, *METHODS[method]))
+                start(configure(tmp_path / "up", PUT_BY, *one, *METHODS[method]))
     on_two_ranks(
-        start_and_end_after_the_first_round,
-        [as_dict(configure(tmp_path / "down", *two, *METHODS[method])) for method in methods],
+        start_and_end_in_round_2,
+        [as_dict(configure(tmp_path / "down", PUT_BY, *two, *METHODS[method])) for method in methods],
         [as_dict(configure(tmp_path / "up", *two, *METHODS[method])) for method in methods],
     )
     for method in methods:
+        assert (folder_of(method, tmp_path / "down") / "halfway" / "exp_avg-00000.safetensors").exists()
         start(configure(tmp_path / "down", *one, *METHODS[method]))
         for way in ("down", "up"):
             assert_same_run(folder_of(method, tmp_path / way), on_one_device(method))
+
+
+def test_killed_inside_a_round_two_ranks_go_on_to_the_same_bytes(tmp_path: Path, configure: Configure) -> None:
+    jobs = [
+        Job("gem+hft", ("engine.zero_stage=0",)),
+        Job("gem last_batch", ("engine.zero_stage=2",)),
+        Job("seqft+hft", ("engine.zero_stage=2", "model.dtype=bf16")),
+        Job("seqft", ("engine.zero_stage=3", "engine.offload_optimizer=true")),
+        Job("ewc+hft", ("engine.zero_stage=3", "engine.gather=false")),
+    ]
+
+    def configs(runs: Path) -> list[dict[str, object]]:
+        return [
+            as_dict(configure(runs / str(job), PUT_BY, "engine=deepspeed", *job.settings, *METHODS[job.method]))
+            for job in jobs
+        ]
+
+    on_two_ranks(start_and_end_in_round_2, configs(tmp_path / "killed"), configs(tmp_path / "whole"))
+    for job in jobs:
+        assert (job.folder(tmp_path / "killed") / "halfway" / "exp_avg-00000.safetensors").exists()
+    on_two_ranks(start_all, configs(tmp_path / "killed"))
+    for job in jobs:
+        assert everything(job.folder(tmp_path / "killed")) == everything(job.folder(tmp_path / "whole")), job
 
 
 def test_a_learner_means_the_same_by_its_words(tmp_path: Path) -> None:

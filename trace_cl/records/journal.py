@@ -58,6 +58,10 @@ def writing(method: Callable[Concatenate["Journal", P], None]) -> Callable[Conca
     return write_or_not
 
 
+class Lockless(UserError):
+    """The file system knows no locks."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """Where a run stands. `base` is the record of round 0, if the base model was asked; `rounds` are those of the
@@ -157,7 +161,11 @@ class Journal:
             with guard(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 lock = path.open("a")
-            self._claim(lock)
+            try:
+                self._claim(lock)
+            except Lockless:
+                self._leave_nothing(made)
+                raise
             # Whoever held it before may have taken the file away: then this lock keeps nobody out.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
@@ -167,11 +175,15 @@ class Journal:
             try:
                 yield
             finally:
-                if [*self.folder.iterdir()] == [path]:
-                    path.unlink()
-                    for folder in made:
-                        with suppress(OSError):  # another run has come to lie there
-                            folder.rmdir()
+                self._leave_nothing(made)
+
+    def _leave_nothing(self, made: Sequence[Path]) -> None:
+        """Of a folder that holds nothing but the lock, and of those that were made for it."""
+        if [path.name for path in self.folder.iterdir()] == [".lock"]:
+            (self.folder / ".lock").unlink()
+            for folder in made:
+                with suppress(OSError):  # another run has come to lie there
+                    folder.rmdir()
 
     def _claim(self, lock: TextIO) -> None:
         try:
@@ -182,7 +194,7 @@ class Journal:
         except OSError as error:
             lock.close()
             reason = errno.errorcode.get(error.errno or 0, str(error))
-            raise UserError(
+            raise Lockless(
                 f"{self.folder} lies on a file system without locks ({reason}), where two processes could write one "
                 "run: set runs_dir to a folder on another"
             ) from error
