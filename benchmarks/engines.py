@@ -94,7 +94,7 @@ def main(overrides: list[str]) -> None:
     torch.manual_seed(0)
     with torch.device(device):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
-    micro_batch = largest_micro_batch([example for batch in batches for example in batch], budget)
+    micro_batch = largest_micro_batch(batches, budget, config.training.global_batch)
     lines: list[dict[str, Any]] = []
     for contender in CONTENDERS:
         for method, frozen in (("FFT", []), ("HFT", select(model, 1, 1, Selection()))):

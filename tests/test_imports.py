@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "trace_cl"
 
 FLOORS = (
-    ("errors", "draw", "metrics", "strategies"),
+    ("errors", "draw", "signals", "metrics", "strategies"),
     ("names", "tiny"),
     ("records",),
     ("config",),

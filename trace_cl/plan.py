@@ -3,24 +3,35 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pandas as pd
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from trace_cl.config import as_dict, run_folder
+from trace_cl.build import build_strategy
+from trace_cl.config import EngineConfig, as_dict, run_folder
 from trace_cl.data.batches import Encoder
-from trace_cl.data.benchmark import count_only, load_data, prepare
+from trace_cl.data.benchmark import Benchmark, count_only, load_data, prepare
 from trace_cl.errors import UserError
-from trace_cl.strategies.base import Phase, Round, Strategy
+from trace_cl.strategies.base import Phase, Round, Strategy, shape_of
 from trace_cl.tiny import CHECKPOINT
+from trace_cl.training import engines
 from trace_cl.training import layout as layouts
-from trace_cl.training.layout import Layout
-from trace_cl.training.memory import Memory, activations, largest_micro_batch
+from trace_cl.training.layout import ROOM, Layout
+from trace_cl.training.memory import (
+    CONTEXT,
+    Memory,
+    activations,
+    answering,
+    largest_answered,
+    largest_micro_batch,
+)
 from trace_cl.training.model import (
     build_on_meta,
     count,
@@ -30,6 +41,8 @@ from trace_cl.training.model import (
     locate,
     trainable_share,
 )
+from trace_cl.training.place import Place, measure
+from trace_cl.training.ranks import Ranks
 
 
 def optimizer_steps(phase: Phase, global_batch: int) -> int:
@@ -89,19 +102,142 @@ def plan_round(strategy: Strategy, round: Round, model: PreTrainedModel, global_
     }
 
 
-def needs(
-    strategy: Strategy,
-    rounds: Sequence[Round],
-    model: PreTrainedModel,
-    dtype: torch.dtype,
-    layout: Layout,
-) -> list[Memory]:
-    """What each round's training needs on a device, activations left out."""
-    found = []
-    for round in rounds:
-        select_first(strategy, round, model)
-        found.append(Memory.of(model.parameters(), dtype, layout, partial(strategy.extra_bytes, round)))
-    return found
+@dataclass(frozen=True)
+class Needs:
+    """What a run needs of memory, to be asked under one setting or another."""
+
+    config: DictConfig
+    strategy: Strategy
+    benchmark: Benchmark
+    model: PreTrainedModel
+    dtype: torch.dtype
+    counted: dict[Any, int] = field(default_factory=dict)
+
+    def hardest(self, layout: Layout, place: Place | None, activations: bool = True) -> tuple[Round, Memory]:
+        """The round that needs most, and what each rank needs in it, where it has so much to itself (None: unknown)."""
+        rounds = self.benchmark.rounds(self.config.seed)
+        on_gpu = place is not None and place.device is not None
+        found = []
+        for round in rounds:
+            select_first(self.strategy, round, self.model)
+            extra = partial(self.strategy.extra_bytes, round)
+            memory = Memory.of(self.model.parameters(), self.dtype, layout, extra)
+            found.append((round, replace(self.answered(memory, layout, place), context=CONTEXT if on_gpu else 0)))
+        round, memory = max(found, key=lambda pair: pair[1].training)
+        return round, replace(memory, activations=self.activations(rounds, round, layout) if activations else 0)
+
+    def answered(self, memory: Memory, layout: Layout, place: Place | None) -> Memory:
+        """With what it takes to score the round, every rank its share of the examples."""
+        gather, budget = self.config.engine.gather, self.config.evaluation.tokens_per_batch
+        whole = sum(shape_of(p).numel() * self.dtype.itemsize for p in set(self.model.parameters()))
+        if gather is None and place is not None and place.device is not None:
+            gather = whole <= ROOM * place.device
+        weights = memory.weights if layout.stage == 3 and gather is False else whole
+        work, cache = answering(self.model, self.dtype, largest_answered(self.benchmark.tasks, budget) or budget)
+        return replace(memory, answering=weights + work, scoring_cache=cache)
+
+    def activations(self, rounds: Sequence[Round], round: Round, layout: Layout) -> int:
+        """Of the largest micro-batch that is learned from in any phase of any round, or recalled from a memory of past
+        tasks, with the parameters that learn in this round."""
+        pools = [phase.examples for each in rounds for phase in self.strategy.phases(each)]
+        if "gradients" in self.strategy.uses:
+            pools += [task.train for task in self.benchmark.tasks[:-1]]
+        training = self.config.training
+        shape = largest_micro_batch(pools, training.tokens_per_batch, training.global_batch)
+        key = (shape, round.number, layout.held_in_fp32(self.dtype), layout.gradient_checkpointing)
+        if key not in self.counted and shape[0]:
+            select_first(self.strategy, round, self.model)
+            self.counted[key] = activations(self.model, self.dtype, layout, shape)
+        return self.counted.get(key, 0)
+
+    def under(self, changes: dict[str, Any]) -> "Needs":
+        """The same run under other settings, by their keys; none of them changes which parameters learn."""
+        config = OmegaConf.merge(self.config)
+        assert isinstance(config, DictConfig)
+        for key, value in changes.items():
+            OmegaConf.update(config, key, value)
+        return replace(
+            self, config=config, strategy=build_strategy(config) if MEMORY_DTYPE in changes else self.strategy
+        )
+
+
+MEMORY_DTYPE = "strategy.memory_dtype"
+
+
+def settle(needs: Needs, device: torch.device, ranks: Ranks) -> EngineConfig:
+    """The engine's settings, with `auto` decided; all ranks call it in step.
+
+    Raises UserError where the hardest round has no room, and names the settings under which it would.
+    """
+    place = measure(device, ranks)
+    # On a GPU alone: in main memory only what clearly has no room is refused, and the count takes its time.
+    exact = place.device is not None
+
+    def hardest(settings: EngineConfig) -> tuple[Round, Memory]:
+        return needs.hardest(layouts.layout(settings, ranks.size), place, activations=exact)
+
+    given = EngineConfig(**needs.config.engine)
+    uses = needs.strategy.uses
+    settings = engines.choose(given, ranks.size, uses, lambda settings: place.holds(hardest(settings)[1]))
+    round, memory = hardest(settings)
+    if not place.holds(memory):
+        need, where, free = memory.total, "on each device", place.device
+        if free is None or need <= free:
+            need, where, free = memory.host + (0 if exact else need), "of main memory for each process", place.main
+        raise UserError(
+            f"{needs.strategy.name} on {needs.config.model.name} needs {size(need)} {where} in round {round.number}, "
+            f"the hardest ({parts_of(memory)}), where there are {size(free)}: "
+            f"{remedy(needs, settings, ranks.size, place)}"
+        )
+    return settings
+
+
+def remedy(needs: Needs, settings: EngineConfig, ranks: int, place: Place) -> str:
+    """Under which settings the run would have room, as few as can be: first those that cost little."""
+
+    def has_room(changes: dict[str, Any], devices: int = ranks) -> bool:
+        changed = needs.under(changes)
+        engine = replace(EngineConfig(**changed.config.engine), name=changes.get("engine.name", settings.name))
+        with suppress(UserError):
+            engines.check(engine, devices, needs.strategy.uses)
+            return place.holds(changed.hardest(layouts.layout(engine, devices), place, place.device is not None)[1])
+        return False
+
+    def without_need(changes: dict[str, Any], devices: int) -> dict[str, Any]:
+        """Without those that are not needed."""
+        for key in list(changes):
+            fewer = {name: value for name, value in changes.items() if name != key}
+            if key != "engine.name" and has_room(fewer, devices):
+                changes = fewer
+        return changes
+
+    training, scoring = needs.config.training.tokens_per_batch, needs.config.evaluation.tokens_per_batch
+    light: list[dict[str, Any]] = [
+        {"evaluation.tokens_per_batch": scoring // 2},
+        {"evaluation.tokens_per_batch": scoring // 8},
+        {"training.tokens_per_batch": training // 2},
+        {"training.tokens_per_batch": training // 4},
+    ]
+    if needs.config.strategy.get("memory_dtype") == "fp32":
+        light.append({MEMORY_DTYPE: "bf16"})
+    light.append({"engine.gradient_checkpointing": True})
+    spread: list[dict[str, Any]] = [{"engine.name": "deepspeed", "engine.zero_stage": stage} for stage in (2, 3)]
+    offloaded = {**spread[0], "engine.offload_optimizer": True}
+    together = [dict(chain(*(change.items() for change in light[: n + 1]))) for n in range(len(light))]
+    here = [*light, *together, *(spread if ranks > 1 else []), offloaded, {**together[-1], **offloaded}]
+    there = [
+        (change, 2**n)
+        for n in range(1, 7)
+        if 2**n > ranks and place.device is not None
+        for change in (*spread, {**together[-1], **spread[1]})
+    ]
+    for changes, devices in (*((change, ranks) for change in here), *there):
+        if has_room(changes, devices):
+            words = " ".join(
+                f"{key.removesuffix('.name')}={value}" for key, value in sorted(without_need(changes, devices).items())
+            )
+            return f"set {words}".replace("True", "true") + (f", on {devices} such devices" if devices > ranks else "")
+    return "no setting makes room; take a smaller model, or devices with more memory"
 
 
 def sizes(model: DictConfig) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, str]:
@@ -123,7 +259,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     architecture, tokenizer, tokenizer_name = sizes(config.model)
     encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
     benchmark = counted or prepare(config.benchmark, loaded, config.evaluation.split, encoder)
-    _, dtype = device_and_dtype(config.device, config.model.dtype)
+    device, dtype = device_and_dtype(config.device, config.model.dtype)
     rounds = benchmark.rounds(config.seed)
     model = strategy.build(lambda _: build_on_meta(architecture, dtype), None, rounds)
     layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
@@ -132,12 +268,13 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
         select_first(strategy, round, model)
         planned.append(plan_round(strategy, round, model, config.training.global_batch))
 
-    needed = needs(strategy, rounds, model, dtype, layout)
-    hardest, memory = max(zip(rounds, needed, strict=True), key=lambda pair: pair[1].total)
-    select_first(strategy, hardest, model)
-    if not counted:
-        micro_batch = largest_micro_batch(hardest.task.train, config.training.tokens_per_batch)
-        memory = replace(memory, activations=activations(model, dtype, layout, micro_batch))
+    needs = Needs(config, strategy, benchmark, model, dtype)
+    place = None
+    # Where `auto` comes to no GPU, one elsewhere may be meant.
+    if torch.cuda.is_available() if device.type == "cuda" else config.device != "auto":
+        here = measure(device, Ranks())
+        place = replace(here, main=here.main // layout.ranks)
+    hardest, memory = needs.hardest(layout, place, activations=not counted)
     result: dict[str, Any] = {
         "benchmark": config.benchmark.name,
         "model": config.model.name,
@@ -154,6 +291,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
             "round": hardest.number,
             **vars(memory),
             "total": memory.total,
+            "fits": place and place.holds(memory),
         },
         "rounds": planned,
         "unknown": [],
@@ -161,12 +299,13 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     if counted:
         for part, key in [(result["tokens"], "training"), *((r, "tokens") for r in planned)]:
             part[key] = None
-        result["memory_per_device"] |= {"activations": None, "total": None}
+        result["memory_per_device"] |= {"activations": None, "total": None, "fits": None}
         result["unknown"] = [
             "tokens.training",
             "rounds.tokens",
             "memory_per_device.activations",
             "memory_per_device.total",
+            "memory_per_device.fits",
         ]
     return result
 
@@ -176,11 +315,7 @@ def render(plan: dict[str, Any], as_json: bool) -> str:
     if as_json:
         return json.dumps(plan, ensure_ascii=False, indent=1)
     memory = plan["memory_per_device"]
-    parts = ", ".join(
-        f"{part} {size(memory[part])}"
-        for part in ("weights", "gradients", "optimizer", "strategy", "activations", "total")
-        if memory[part]
-    )
+    parts = ", ".join(f"{part} {size(memory[part])}" for part in (*TRAINING, "total") if memory[part])
     table = pd.DataFrame(
         [
             {
@@ -203,10 +338,23 @@ def render(plan: dict[str, Any], as_json: bool) -> str:
         f"{plan['optimizer_steps']:,} optimizer steps; trained: the share of the layers' matrices that learns",
         f"memory of each of {memory['processes']} devices in round {memory['round']}, the hardest ({memory['dtype']}):",
         f"  {parts}",
+        f"  while it answers: weights and work {size(memory['answering'])}, cache {size(memory['scoring_cache'])}",
     ]
+    if memory["fits"] is not None:
+        lines.append("  there is room for it here" if memory["fits"] else "  there is no room for it here")
     if plan["unknown"]:
         lines.append("not known without the data (benchmark.root): tokens, and the memory that activations take")
     return "\n".join(lines)
+
+
+TRAINING = ("context", "weights", "gradients", "optimizer", "strategy", "activations")
+
+
+def parts_of(memory: Memory) -> str:
+    """What the most that a device holds consists of."""
+    answering = memory.total > memory.training
+    names = (*(("context", "answering", "scoring_cache") if answering else TRAINING), "host")
+    return ", ".join(f"{name.replace('_', ' ')} {size(part)}" for name in names if (part := getattr(memory, name)))
 
 
 def size(count: int) -> str:

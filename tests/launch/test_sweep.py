@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from trace_cl.__main__ import main
 from trace_cl.build import build_strategy
 from trace_cl.config import CONF_DIR, run_folder
 from trace_cl.errors import UserError
+from trace_cl.signals import Stopped
 
 Sweep = Callable[..., int]
 SCORES = {1: "1,80,\n2,40,60\n", 2: "1,80,\n2,60,64\n"}
@@ -24,13 +26,13 @@ SCORES = {1: "1,80,\n2,40,60\n", 2: "1,80,\n2,60,64\n"}
 
 
 def run(config: DictConfig) -> None:
-    """Stands for a run: seed 1 and 2 leave a matrix, seed 3 is refused, 4 crashes, 5 is broken off by the user."""
+    """Stands for a run: seed 1 and 2 leave a matrix, seed 3 is refused, 4 crashes, 5 is stopped by the user."""
     if config.seed == 3:
         raise UserError("the data is not there: put it there")
     if config.seed == 4:
         raise RuntimeError("out of memory")
     if config.seed == 5:
-        raise KeyboardInterrupt
+        raise Stopped(signal.SIGINT)
     folder = run_folder(config, build_strategy(config).name)
     folder.mkdir(parents=True)
     (folder / "matrix.csv").write_text("round,FOMC,Py150\n" + SCORES[config.seed])
@@ -113,6 +115,8 @@ def test_a_complete_member_is_not_run_again(sweep_of: Sweep, tmp_path: Path) -> 
 def test_ctrl_c_ends_the_sweep(sweep_of: Sweep, tmp_path: Path) -> None:
     assert sweep_of("seed=5,1") == 130
     assert not (tmp_path / "embedded").exists()
+    [outcome] = tmp_path.glob(".sweeps/*/*/outcome.json")
+    assert json.loads(outcome.read_text())["state"] == "stopped"
 
 
 def test_a_single_run_that_crashes_ends_with_1_and_its_traceback(

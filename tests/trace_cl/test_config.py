@@ -24,7 +24,7 @@ def test_every_choice_of_every_group_composes(override: str) -> None:
     build_strategy(config)
 
 
-@pytest.mark.parametrize(("launcher", "processes"), [("slurm_node", 1), ("slurm_nodes", 32)])
+@pytest.mark.parametrize(("launcher", "processes"), [("slurm_node", 8), ("slurm_nodes", 32)])
 def test_the_presets_for_clusters_compose(launcher: str, processes: int) -> None:
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         composed = hydra.compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True)

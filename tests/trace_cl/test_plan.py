@@ -2,9 +2,26 @@
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-from trace_cl.plan import optimizer_steps, render, tokens
+import pytest
+import torch
+from support import TASKS, compose
+from transformers import AutoConfig
+
+from trace_cl import plan
+from trace_cl.build import build_strategy
+from trace_cl.config import as_dict
+from trace_cl.data.benchmark import Benchmark, Task
+from trace_cl.errors import UserError
+from trace_cl.plan import Needs, optimizer_steps, render, settle, tokens
 from trace_cl.strategies.base import Example, Phase
+from trace_cl.training.layout import Layout
+from trace_cl.training.model import build_on_meta
+from trace_cl.training.place import Place
+from trace_cl.training.ranks import Ranks
 
 EXAMPLE = Example([1], [2])
 
@@ -21,7 +38,8 @@ PLAN = {
     "optimizer_steps": 12345,
     "memory_per_device": {
         "dtype": "float32", "processes": 1, "round": 2, "weights": 3 * 2**30, "gradients": 2**20, "optimizer": 0,
-        "strategy": 0, "activations": None, "total": None,
+        "strategy": 0, "activations": None, "total": None, "answering": 2**31, "scoring_cache": 2**30, "context": 0,
+        "fits": False,
     },
     "rounds": [
         {"round": 1, "task": "A", "epochs": 2, "examples": 7, "optimizer_steps": 3, "tokens": None,
@@ -36,11 +54,117 @@ def test_a_plan_is_a_table_for_people_and_json_for_programs() -> None:
     text = render(PLAN, as_json=False)
     assert re.search(r"^ +1 +A +2 +7 +3 +\? +25\.0%$", text, re.MULTILINE)
     assert "12,345 optimizer steps" in text
-    assert text.splitlines()[-2:] == [
+    assert text.splitlines()[-4:] == [
         "  weights 3.0 GiB, gradients 1 MiB",
+        "  while it answers: weights and work 2.0 GiB, cache 1.0 GiB",
+        "  there is no room for it here",
         "not known without the data (benchmark.root): tokens, and the memory that activations take",
     ]
 
 
 def test_tokens_count_every_epoch() -> None:
     assert tokens([Phase("a", [EXAMPLE, Example([1, 2], [3])], 3), Phase("b", [Example([1], [])], 1)]) == 16
+
+
+GIB = 2**30
+
+
+def needs_of(*overrides: str) -> Needs:
+    """Of a run of three rounds with a model of 0.8 billion parameters; prompts of 200 tokens, answers of 50."""
+    config = compose(
+        "model=llama2-chat-7b",
+        "model.architecture.hidden_size=2048",
+        "model.architecture.intermediate_size=5632",
+        "model.architecture.num_hidden_layers=12",
+        "model.architecture.num_attention_heads=16",
+        "model.architecture.num_key_value_heads=16",
+        "model.dtype=bf16",
+        f"benchmark.order=[{','.join(TASKS)}]",
+        *overrides,
+    )
+    example = Example([1] * 200, [2] * 50)
+    task = Task("", 1, "accuracy", 50, [example] * 200, [example.prompt] * 200, [], [], [])
+    benchmark = Benchmark([replace(task, name=name) for name in TASKS], [example] * 200, {})
+    strategy = build_strategy(config)
+    sizes = AutoConfig.for_model(**as_dict(config.model.architecture))
+    model = strategy.build(lambda _: build_on_meta(sizes, torch.bfloat16), None, benchmark.rounds(1))
+    return Needs(config, strategy, benchmark, model, torch.bfloat16)
+
+
+def settled(monkeypatch: pytest.MonkeyPatch, free: float, *overrides: str, ranks: int = 1, main: float = 999) -> str:
+    """What comes of a run where so many GiB are free on each GPU: the engine, or the refusal."""
+    monkeypatch.setattr(plan, "measure", lambda device, ranks: Place(int(free * GIB), int(main * GIB)))
+    try:
+        settings = settle(needs_of(*overrides), torch.device("cuda"), Ranks(0, ranks))
+    except UserError as error:
+        return str(error)
+    return f"{settings.name}{' offloaded' if settings.offload_optimizer else ''}"
+
+
+def test_gem_is_refused_for_its_last_round_and_told_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two past tasks' gradients in the third round, of 4 bytes a parameter; none in the first."""
+    gem = needs_of("strategy=gem")
+    round, memory = gem.hardest(Layout(gradient_checkpointing=True), Place(1, 1))
+    parameters = sum(p.numel() for p in gem.model.parameters())
+    assert (round.number, memory.strategy, memory.context) == (3, 2 * 4 * parameters, 2 * GIB)
+    total = memory.total / GIB
+    assert settled(monkeypatch, total + 0.01, "strategy=gem") == "torch"
+    refused = settled(monkeypatch, total - 0.01, "strategy=gem")
+    assert refused.startswith(f"gem on llama2-chat-7b needs {total:.1f} GiB on each device in round 3, the hardest")
+    assert "\n" not in refused
+    [said] = re.findall(r": set (.+)$", refused)
+    assert settled(monkeypatch, total - 0.01, "strategy=gem", *said.split()) == "torch", said
+    for fewer in said.split():
+        others = [setting for setting in said.split() if setting != fewer]
+        assert "needs" in settled(monkeypatch, total - 0.01, "strategy=gem", *others), f"{fewer} was not needed"
+
+
+@pytest.mark.parametrize("free", [4, 5, 6.5, 8, 9, 11, 14])
+def test_what_is_named_makes_room(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
+    for overrides in (("strategy=gem",), ("strategy=lora_seqft",), ("strategy=replay", "engine=torch")):
+        said = settled(monkeypatch, free, *overrides)
+        if " needs " not in said:
+            continue
+        named = re.search(r": set (.+?)(?:, on (\d+) such devices)?$", said)
+        if named is None:
+            assert said.endswith("no setting makes room; take a smaller model, or devices with more memory")
+            continue
+        here = [word for word in overrides if "engine=" not in word or "engine=" not in named[1]]
+        ranks = int(named[2] or 1)
+        assert " needs " not in settled(monkeypatch, free, *here, *named[1].split(), ranks=ranks), (free, said)
+
+
+def test_answering_alone_may_be_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LoRA trains in little; 131 rows of 250 tokens are answered at once."""
+    _, memory = needs_of("strategy=lora_seqft").hardest(Layout(), Place(1, 1))
+    assert memory.scoring_cache == 2 * 12 * 2048 * 2 * 131 * 250
+    refused = settled(monkeypatch, 6, "strategy=lora_seqft")
+    assert "scoring cache" in refused
+    assert refused.endswith("set evaluation.tokens_per_batch=16384")
+
+
+def test_a_model_too_large_for_one_device_is_offloaded_where_main_memory_has_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert settled(monkeypatch, 9) == "deepspeed offloaded"
+    assert "needs" in settled(monkeypatch, 9, main=5)
+    assert settled(monkeypatch, 9, "engine=deepspeed", "engine.offload_optimizer=true") == "deepspeed offloaded"
+    refused = settled(monkeypatch, 9, "engine=deepspeed", "engine.offload_optimizer=true", main=5)
+    assert "of main memory for each process" in refused
+
+
+def test_every_phase_counts() -> None:
+    """What is replayed may be longer than the task itself."""
+    needs = needs_of("strategy=replay", "training.tokens_per_batch=250")
+    before = needs.hardest(Layout(), None)[1].activations
+    longer = replace(needs.benchmark, instructions=[Example([1] * 1000, [2] * 50)] * 20)
+    assert replace(needs, benchmark=longer, counted={}).hardest(Layout(), None)[1].activations > 1.5 * before
+
+
+def test_a_run_without_room_is_refused_before_anything_is_written(
+    run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "measure", lambda device, ranks: Place(None, 2**19))
+    with pytest.raises(UserError, match="needs 1 MiB of main memory for each process in round 1, the hardest"):
+        run()
+    assert not list(tmp_path.glob("runs/**/train.jsonl"))

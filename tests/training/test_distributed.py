@@ -45,7 +45,7 @@ METHODS = {
     "gem+hft": ("strategy=gem", "hft=true"),
     "replay": ("strategy=replay",),
     "replay+hft": ("strategy=replay", "hft=true"),
-    "lora_seqft": ("strategy=lora_seqft", "strategy.dropout=0"),
+    "lora_seqft": ("strategy=lora_seqft",),
     "gem last_batch": ("strategy=gem", "strategy.memory=last_batch"),
     "ewc": ("strategy=ewc", "strategy.strength=1", "strategy.fisher_examples=5"),
     "ewc+hft": ("strategy=ewc", "strategy.strength=1", "strategy.fisher_examples=5", "hft=true"),
@@ -312,7 +312,7 @@ def test_the_run_ends_with_a_rank_and_goes_on_afterwards(tmp_path: Path, small_r
     while run.poll() is None and not (steps.exists() and '"round": 2' in steps.read_text()):
         time.sleep(0.1)
     children = psutil.Process(run.pid).children()
-    both = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    both = [child for child in children if "be_a_rank" in " ".join(child.cmdline())]
     assert len(both) == 2
     os.kill(both[1].pid, signal.SIGKILL)
     began = time.monotonic()
@@ -343,6 +343,7 @@ def test_the_ranks_that_slurm_starts_find_each_other(
     program = "import sys; from omegaconf import OmegaConf; from trace_cl.launch.processes import launch; "
     command = [sys.executable, "-c", program + "launch(OmegaConf.load(sys.argv[1]))", str(saved)]
     slurm = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_JOB_ID": str(os.getpid())}
+    slurm["SLURM_STEP_ID"] = "0"
     here = {**os.environ, **slurm, "PATH": f"{scontrol.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     both = [
         subprocess.Popen(

@@ -1,21 +1,33 @@
 """What the dry run says a device must hold: by hand, and against what is there when a model is really trained."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from ranks import EXAMPLES, live_bytes_of_a_step_of_each_stage, model_of, on_two_ranks
 from torch import nn
+from transformers import AutoConfig
 
 from trace_cl.data.batches import answer_tokens, collate
-from trace_cl.strategies.base import Bytes
+from trace_cl.strategies.base import Batch, Bytes, Example
 from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection
+from trace_cl.training.engine import cast
 from trace_cl.training.layout import Layout
 from trace_cl.training.loss import LanguageModel
-from trace_cl.training.memory import Memory, activations
+from trace_cl.training.memory import Memory, activations, answering, largest_answered, largest_micro_batch
 from trace_cl.training.model import build_on_meta
+
+
+@dataclass
+class FakeAnswered:
+    """A task as far as it is answered."""
+
+    answer_tokens: int
+    prompts: list[list[int]]
+
 
 HALF = [nn.Parameter(torch.empty(60, device="meta"), False), nn.Parameter(torch.empty(40, device="meta"))]
 
@@ -32,6 +44,54 @@ def test_half_a_bf16_model_on_four_devices() -> None:
     assert (memory.weights, memory.gradients, memory.optimizer, memory.strategy) == (200, 40, 120, 10)
     offloaded = Memory.of(HALF, torch.bfloat16, Layout(stage=2, ranks=4, offload_optimizer=True))
     assert (offloaded.weights, offloaded.gradients, offloaded.optimizer) == (200, 0, 0)
+    assert offloaded.host == 10 * (4 + 4 + 4 + 4), "the gradient, the copy and two moments are in main memory"
+
+
+def test_the_peak_is_that_of_training_or_that_of_answering() -> None:
+    assert Memory(1, 2, 4, 8, 16, answering=32, scoring_cache=64, context=128, host=999).total == 128 + 32 + 64
+    assert Memory(1, 2, 4, 8, 16, answering=5, scoring_cache=6, context=128).total == 128 + 31
+
+
+def test_the_largest_micro_batch_is_looked_for_in_every_pool() -> None:
+    """Under a budget of 12 tokens: four rows of three against one of eleven; most is answered in the third pool."""
+    pools = [[Example([1], [2, 2])] * 5, [Example([1] * 10, [2])], [Example([1], [2] * 9)]]
+    assert largest_micro_batch(pools, 12, 128) == (1, 10, 9)
+    assert largest_micro_batch(pools[:1], 12, 128) == (4, 2, 8)
+    assert largest_micro_batch(pools[:1], 12, 3) == (3, 2, 6), "a step has no more rows"
+
+
+def test_keys_and_values_of_7b_take_16_gib() -> None:
+    """Of 32,768 tokens, as the issue tracker counts them; and what a small model with fewer heads for them keeps."""
+    llama = build_on_meta(AutoConfig.for_model("llama", hidden_size=4096, num_hidden_layers=32), torch.bfloat16)
+    assert answering(llama, torch.bfloat16, 32_768)[1] == 16 * 2**30
+    model = model_of(num_key_value_heads=2)
+    cache = model(torch.zeros(3, 7, dtype=torch.long), use_cache=True).past_key_values
+    kept = sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
+    assert answering(model, torch.float32, 21)[1] == kept
+
+
+def test_the_largest_batch_that_is_answered() -> None:
+    tasks = [FakeAnswered(2, [[1]] * 5), FakeAnswered(5, [[1] * 4, [1] * 3])]
+    assert largest_answered(tasks, 10) == 9, "three rows of 1 + 2, or one of 4 + 5"
+    assert largest_answered(tasks, 18) == 18
+
+
+@pytest.mark.parametrize("learning", [True, False], ids=["fp32", "bf16"])
+def test_a_checkpointed_layer_keeps_its_input_as_wide_as_it_is(learning: bool) -> None:
+    """Under autocast, in a real forward pass: fp32 where the embeddings learn, else bf16."""
+    counted = []
+    for layers in (4, 8):
+        model = model_of(num_hidden_layers=layers).bfloat16()
+        model.get_input_embeddings().requires_grad_(learning)
+        counted.append(activations(model, torch.bfloat16, Layout(gradient_checkpointing=True), (4, 30, 8)))
+    inputs: list[int] = []
+    cast([p for p in model.parameters() if p.requires_grad], torch.float32)
+    for layer in model.get_decoder().layers:
+        layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].nbytes))
+    batch = Batch(torch.zeros(4, 30, dtype=torch.long), torch.arange(8), torch.zeros(8, dtype=torch.long), 8, [])
+    LanguageModel(model, autocast=True)(batch)
+    assert inputs == [4 * 30 * 128 * (4 if learning else 2)] * 8
+    assert counted[1] - counted[0] == sum(inputs[4:])
 
 
 def test_two_ranks_hold_what_was_planned(tmp_path: Path) -> None:

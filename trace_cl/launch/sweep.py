@@ -5,6 +5,7 @@ on another machine, it writes down what became of it. When all are done the swee
 """
 
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, open_dict
 from trace_cl.config import check, only_planned
 from trace_cl.errors import UserError
 from trace_cl.records.files import as_json, write
+from trace_cl.signals import Stopped
 
 # Hydra imports this module for every command: what needs PyTorch, or much time, is imported when a member runs.
 
@@ -33,7 +35,8 @@ class Outcome:
     """What became of a member.
 
     `command` are the arguments that start it alone; `state` is finished, complete (before the sweep), skipped, refused
-    (bad input) or failed, and `reason` says why; `folder` is the directory of a finished run.
+    (bad input), failed or stopped (and the sweep with it), and `reason` says why; `folder` is the directory of a
+    finished run.
     """
 
     command: str
@@ -47,6 +50,8 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Settle the sweep's folder for all members, and remember the sweep for `conclude`."""
+        # Slurm's warning that the time is nearly up (`signal_delay_s`): submitit's own choice is USR2.
+        os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
         folder = config.hydra.sweep.dir
         with open_dict(config):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
@@ -78,7 +83,11 @@ def member(run: Callable[[DictConfig], None], config: DictConfig) -> None:
             log = stack.enter_context((folder / "log.txt").open("w", encoding="utf-8", buffering=1))
             stack.enter_context(redirect_stdout(log))
             stack.enter_context(redirect_stderr(log))
-        outcome = _outcome(run, config, command, folder)
+        try:
+            outcome = _outcome(run, config, command, folder)
+        except Stopped as stopped:
+            record(Outcome(command, "stopped", f"by {stopped}; it goes on where it was"))
+            raise
     record(outcome)
     print(f"#{hydra.job.num} {outcome.state}{outcome.reason and f': {outcome.reason}'}", file=sys.stderr, flush=True)
 

@@ -1,6 +1,6 @@
 """The engines: how a round's gradients are made and followed, on one device (PyTorch alone) or on many (DeepSpeed)."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
@@ -41,16 +41,17 @@ def check(settings: EngineConfig, ranks: int, uses: Collection[Use]) -> None:
         _deepspeed()
 
 
-def choose(settings: EngineConfig, ranks: int, uses: Collection[Use], device: torch.device, need: int) -> EngineConfig:
-    """What `auto` comes to, for a run that needs so many bytes on one device besides its activations."""
+def choose(
+    settings: EngineConfig, ranks: int, uses: Collection[Use], fits: Callable[[EngineConfig], bool]
+) -> EngineConfig:
+    """What `auto` comes to; `fits` tells whether the devices have room for what such settings need."""
     if settings.name != "auto":
         return settings
     if ranks > 1:
         return replace(settings, name="deepspeed")
-    too_large = device.type == "cuda" and need > torch.cuda.mem_get_info(device)[1]
-    if too_large and not uses:
-        return replace(settings, name="deepspeed", zero_stage=2, offload_optimizer=True)
-    return replace(settings, name="torch")
+    alone = replace(settings, name="torch")
+    offloaded = replace(settings, name="deepspeed", zero_stage=2, offload_optimizer=True)
+    return alone if fits(alone) or uses or not fits(offloaded) else offloaded
 
 
 def build(

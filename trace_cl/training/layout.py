@@ -8,6 +8,10 @@ from trace_cl.config import EngineConfig
 from trace_cl.errors import UserError
 from trace_cl.training.model import device_and_dtype
 
+ROOM = 0.75
+"""Under stage 3 a whole copy of the weights, to answer with, may take this share of a device's free memory; answering
+needs the rest."""
+
 
 @dataclass(frozen=True)
 class Layout:

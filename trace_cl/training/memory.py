@@ -1,13 +1,15 @@
-"""How many bytes a round's training needs on each device, counted before anything is allocated.
+"""How many bytes a round needs on each device, counted before anything is allocated: to train, and then to answer.
 
 Weights, gradients and optimizer follow from which parameters learn and how they are spread over the ranks (ZeRO,
 arXiv 1910.02054, section 3). Activations are counted by the forward pass itself, run on tensors that have shapes and no
-values. Not counted: what the communication between ranks and the allocator take besides, a gigabyte or two on a GPU.
+values. While the round's answers are scored gradients and optimizer are gone, and keys and values of past tokens there.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 from unittest.mock import patch
 
 import torch
@@ -15,22 +17,38 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
-from trace_cl.data.batches import answer_tokens, micro_batches
+from trace_cl.data.batches import answer_tokens, micro_batches, within_budget
 from trace_cl.strategies.base import Batch, Bytes, Example, shape_of
 from trace_cl.strategies.layers import decoder_layers
 from trace_cl.training.layout import Layout
 from trace_cl.training.loss import LanguageModel
 
 FP32 = 4
+CONTEXT = 2 * 2**30
+"""Bytes of a GPU that a run cannot use itself, by experience: CUDA's context, the libraries' work space, what the ranks
+talk through, and the gaps between what the allocator has handed out."""
+
 PERSISTENT = 100_000
 """ZeRO-3 leaves parameters of at most this many numbers whole on every rank once they are gathered."""
+
+
+class Answered(Protocol):
+    """A task as far as it is answered."""
+
+    @property
+    def answer_tokens(self) -> int: ...
+
+    @property
+    def prompts(self) -> Sequence[Sequence[int]]: ...
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes on each device; `strategy` is what the strategy keeps besides: GEM its memories' gradients.
 
-    `host` is what the strategy keeps in main memory, of each process.
+    `answering` is what takes the place of all of them when the round is scored, but for the `scoring_cache`; the
+    `context` is always there. `host` is what an offloaded optimizer and the strategy keep in main memory, of each
+    process.
     """
 
     weights: int
@@ -38,6 +56,9 @@ class Memory:
     optimizer: int
     strategy: int = 0
     activations: int = 0
+    answering: int = 0
+    scoring_cache: int = 0
+    context: int = 0
     host: int = 0
 
     @classmethod
@@ -81,31 +102,66 @@ class Memory:
             optimizer=0 if layout.offload_optimizer else share * 3 * FP32,
             strategy=extra.device,
             activations=activations,
-            host=extra.host,
+            host=extra.host + (share * 4 * FP32 if layout.offload_optimizer else 0),
         )
 
     @property
+    def training(self) -> int:
+        """What the device holds at the end of a forward pass."""
+        return self.context + self.weights + self.gradients + self.optimizer + self.strategy + self.activations
+
+    @property
     def total(self) -> int:
-        """All of it on the device."""
-        return self.weights + self.gradients + self.optimizer + self.strategy + self.activations
+        """The most that the device ever holds."""
+        return max(self.training, self.context + self.answering + self.scoring_cache)
 
 
-def largest_micro_batch(examples: Sequence[Example], tokens_per_batch: int) -> tuple[int, int, int]:
-    """Rows, padded length and answer tokens of the micro-batch with the most of the second two."""
-    batches = micro_batches(examples, tokens_per_batch)
-    shapes = ((len(batch), max(map(len, batch)) - 1, answer_tokens(batch)) for batch in batches)
-    return max(shapes, key=lambda shape: shape[0] * shape[1])
+def largest_micro_batch(
+    pools: Iterable[Sequence[Example]], tokens_per_batch: int, global_batch: int
+) -> tuple[int, int, int]:
+    """Rows and padded length of the micro-batch with the most tokens that can be drawn from one of these pools of
+    examples, and the most answer tokens that one can have."""
+    shape, answers = (0, 0), 0
+    for pool in pools:
+        for batch in (batch[:global_batch] for batch in micro_batches(pool, tokens_per_batch)):
+            shape = max(shape, (len(batch), max(map(len, batch)) - 1), key=math.prod)
+            answers = max(answers, answer_tokens(batch))
+    return (*shape, answers)
+
+
+def largest_answered(tasks: Iterable[Answered], tokens_per_batch: int) -> int:
+    """Tokens, padding counted, of the largest batch of prompts and their answers."""
+    most = 0
+    for task in tasks:
+        lengths = [len(prompt) + task.answer_tokens for prompt in task.prompts]
+        groups = within_budget(lengths, tokens_per_batch)
+        most = max([most, *(len(group) * lengths[group[0]] for group in groups)])
+    return most
+
+
+def answering(model: PreTrainedModel, dtype: torch.dtype, tokens: int) -> tuple[int, int]:
+    """Bytes of a layer at work while so many tokens are answered; and of the keys and values that every layer keeps of
+    them."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    inside = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    cache = 2 * config.num_hidden_layers * heads * width * tokens * dtype.itemsize
+    # The widest moment is in the first layer's feed-forward: gate, up and their product, beside the residual stream.
+    return tokens * (3 * inside + 2 * config.hidden_size) * dtype.itemsize, cache
 
 
 def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micro_batch: tuple[int, int, int]) -> int:
     """Bytes that the forward pass of a micro-batch keeps for the backward pass.
 
-    `model` is one without weights (on the meta device), with this round's parameters learning. With gradient
-    checkpointing a layer keeps its input alone, and one layer at a time has all of its own back.
+    `model` is one with this round's parameters learning; its weights are not looked at, and may be on the meta device.
+    With gradient checkpointing a layer keeps its input alone, and one layer at a time has all of its own back.
     """
     rows, length, answers = micro_batch
     autocast = layout.held_in_fp32(dtype)
-    model = copy.deepcopy(model).train()
+    # What is in the memo counts as copied: of the weights nothing is.
+    without = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    model = copy.deepcopy(model, without).train()
     # The library's own product of experts is told of no shapes but bf16's; the one it falls back on, which keeps the
     # same tensors, is.
     grouped = patch("transformers.integrations.moe._can_use_grouped_mm", return_value=False, create=True)
@@ -125,9 +181,7 @@ def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micr
     by_layer = kept.by_layer()
     if not layout.gradient_checkpointing:
         return sum(by_layer.values())
-    outside = by_layer.pop(None, 0)
-    inputs: int = len(by_layer) * rows * length * model.config.hidden_size * dtype.itemsize
-    return outside + inputs + max(by_layer.values())
+    return by_layer.pop(None, 0) + kept.inputs(by_layer) + max(by_layer.values(), default=0)
 
 
 def pretend(model: PreTrainedModel, frozen: torch.dtype, learning: torch.dtype) -> None:
@@ -149,13 +203,23 @@ class Kept:
     def __init__(self, model: PreTrainedModel) -> None:
         self.layer: int | None = None
         self.storages: dict[int, tuple[int | None, torch.UntypedStorage]] = {}
+        self.handed: dict[int, tuple[int | None, torch.UntypedStorage]] = {}
         self.weights = {p.untyped_storage()._cdata for p in model.parameters()}
         for number, layer in enumerate(decoder_layers(model).values()):
-            layer.register_forward_pre_hook(lambda *_, n=number: self._enter(n))
-            layer.register_forward_hook(lambda *_: self._enter(None))
+            layer.register_forward_pre_hook(
+                lambda _, args, kwargs, n=number: self._enter(n, [*args, *kwargs.values()]), with_kwargs=True
+            )
+            layer.register_forward_hook(lambda *_: self._enter(None, []))
 
-    def _enter(self, layer: int | None) -> None:
+    def _enter(self, layer: int | None, inputs: Sequence[Any]) -> None:
         self.layer = layer
+        for tensor in inputs:
+            if isinstance(tensor, Tensor):
+                self.handed.setdefault(tensor.untyped_storage()._cdata, (layer, tensor.untyped_storage()))
+
+    def inputs(self, layers: Container[int | None]) -> int:
+        """Bytes of what these layers were given to work on, in whatever dtype that was."""
+        return sum(storage.nbytes() for layer, storage in self.handed.values() if layer in layers)
 
     def keep(self, tensor: Tensor) -> Tensor:
         """A hook: take note of a tensor that is saved."""

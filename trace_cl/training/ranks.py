@@ -15,12 +15,19 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from trace_cl.errors import UserError
+from trace_cl.training.watch import Watch
 
 T = TypeVar("T")
 
+MEETING = timedelta(minutes=10)
+"""How long the ranks may take to find each other."""
+
 PATIENCE = timedelta(hours=2)
-"""How long a rank waits for the others: the first may be writing a large checkpoint. A rank that died is noticed by
-whoever started it, long before."""
+"""How long a rank waits for the others: the first may be writing a large checkpoint. One that died is noticed long
+before (`watch`)."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +100,61 @@ def join(cuda: bool) -> Ranks:
         return Ranks()
     if "WORLD_SIZE" not in os.environ:
         os.environ.update(_slurm())
-    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0)))
+    local = int(os.environ.get("LOCAL_RANK", 0))
     if cuda:
-        torch.cuda.set_device(ranks.local)
+        local = own_device(local, torch.cuda.device_count())
+        os.environ["LOCAL_RANK"] = str(local)  # DeepSpeed goes by it
+        torch.cuda.set_device(local)
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), local)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+        _meet(ranks, "nccl" if cuda else "gloo")
     return ranks
 
 
-def leave() -> None:
-    """Part from the other ranks: a process that ends without it may be aborted by what waits for theirs."""
+def own_device(local: int, visible: int) -> int:
+    """The number of the GPU that belongs to a machine's `local`-th process.
+
+    Where a process sees one alone (`srun --gpus-per-task=1`) that is its own. Raises UserError where there are too few.
+    """
+    if visible == 1:
+        return 0
+    if local >= visible:
+        raise UserError(f"process {local} of this machine has no GPU, of which there are {visible}: start no more")
+    return local
+
+
+_watch: Watch | None = None
+
+
+def _meet(ranks: Ranks, backend: str) -> None:
+    """Connect with the other ranks. Raises UserError where that cannot be."""
+    global _watch
+    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    try:
+        store, *_ = next(rendezvous("env://", ranks.rank, ranks.size, timeout=MEETING))
+    except dist.DistError as error:
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"port {port}, at which the ranks are to meet, is in use on {host}: set MASTER_PORT to a free one"
+            ) from error
+        raise UserError(
+            f"rank {ranks.rank} of {ranks.size} did not meet all others at {host}:{port} within {MEETING}: "
+            "see that every one was started, with the same MASTER_ADDR and MASTER_PORT"
+        ) from error
+    store.set_timeout(PATIENCE)
+    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE)
+    _watch = Watch.begin(ranks.rank, ranks.size, host, ranks.broadcast)
+
+
+def leave(politely: bool = True) -> None:
+    """Part from the other ranks: a process that ends without it may be aborted by what waits for theirs.
+
+    Where it is not done politely the others end too: they would wait in vain for this one.
+    """
+    global _watch
+    if _watch is not None:
+        _watch.leave(politely)
+        _watch = None
     if dist.is_initialized():
         # DeepSpeed keeps groups of its own: the next run of a sweep would go on using them.
         deepspeed = sys.modules.get("deepspeed.comm")
@@ -110,7 +162,7 @@ def leave() -> None:
 
 
 def _slurm() -> dict[str, str]:
-    """What torchrun would have set, from what srun sets. The port follows from the job: two jobs do not meet."""
+    """What torchrun would have set, from what srun sets."""
     here = os.environ
     names = ["scontrol", "show", "hostnames", here["SLURM_STEP_NODELIST"]]
     first_node = subprocess.run(names, capture_output=True, text=True, check=True).stdout.split()[0]
@@ -119,5 +171,11 @@ def _slurm() -> dict[str, str]:
         "LOCAL_RANK": here["SLURM_LOCALID"],
         "WORLD_SIZE": here["SLURM_STEP_NUM_TASKS"],
         "MASTER_ADDR": here.get("MASTER_ADDR", first_node),
-        "MASTER_PORT": here.get("MASTER_PORT", str(20000 + int(here["SLURM_JOB_ID"]) % 40000)),
+        "MASTER_PORT": here.get("MASTER_PORT", str(port_of(int(here["SLURM_JOB_ID"]), int(here["SLURM_STEP_ID"])))),
     }
+
+
+def port_of(job: int, step: int) -> int:
+    """Where the ranks of a job's step meet: two steps, and two jobs of numbers close together, do not; and below the
+    ports that a system hands out by itself (from 32768 on)."""
+    return 12_000 + (101 * job + step) % 20_000
