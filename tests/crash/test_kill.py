@@ -32,7 +32,7 @@ METHODS = [
 def drawn(number: int) -> tuple[tuple[str, ...], int, Random]:
     """What is killed the `number`-th time: the methods in turn, each sixteenth run on two ranks."""
     draw = Random(f"kill {number}")
-    settings = METHODS[number % len(METHODS)]
+    settings = (*METHODS[number % len(METHODS)], "checkpoints=all")
     if number % 16 != 7:
         return settings, 1, draw
     return (*settings, "engine=deepspeed", f"engine.zero_stage={draw.choice((0, 2, 3))}"), 2, draw
