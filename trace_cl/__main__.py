@@ -6,6 +6,7 @@ needs PyTorch is imported once there is something to run.
 
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -119,7 +120,8 @@ def main() -> int:
     if os.getcwd() not in map(os.path.abspath, sys.path):
         sys.path.insert(0, os.getcwd())  # modules of one's own lie here, for the console script as for python -m
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here, instead of Hydra's own page of text
-    with handling(ENDING, die):
+    # A process that is asked to put by what it has would end where it has nothing yet; ranks inherit that it does not.
+    with handling(ENDING, die), handling([signal.SIGUSR1], signal.SIG_IGN):
         return follow(arguments)
 
 

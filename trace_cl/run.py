@@ -298,7 +298,6 @@ class Run:
                 self.strategy.save_model(self.model, folder, weights=weights)
                 self.tokenizer.save_pretrained(folder)
                 self.strategy.save(folder)
-        self.journal.checkpoint_made(round.number, keep=self.config.checkpoints == "all")
         self.put_by_at = perf_counter()
         self.stop_together()
 
@@ -410,6 +409,8 @@ class Run:
     def finish(self, round: Round) -> None:
         """Score the tasks seen so far, and report. The row in the matrix comes last: with it the round is finished."""
         assert self.standing.trained is not None
+        if self.standing.trained["phases"]:
+            self.journal.checkpoint_made(round.number, keep=self.config.checkpoints == "all")
         record = self.standing.trained | self.evaluate(round.number, self.benchmark.tasks[: round.number])
         standing = replace(self.standing, rounds=(*self.standing.rounds, record), trained=None)
         if self.ranks.first:

@@ -68,7 +68,10 @@ def guard(path: Path) -> Iterator[None]:
     """Say in a sentence why this place could not be written: a disk that is full or fails, a folder that is closed."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        # Of the libraries written in Rust one raises its own, the tokenizers' a bare Exception.
+        if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
+            raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(
             f"{path} could not be written ({reason}): nothing finished is lost; mend that, and the same command goes on"

@@ -326,6 +326,9 @@ class Journal:
     def _put_in_order(self, standing: Standing) -> list[str]:
         """Have the directory say what the manifest says; tells what had been altered."""
         notes = []
+        for name in (CHECKPOINT, HALFWAY):  # of a run that was killed while it put one in the other's place
+            for leftover in (self.folder / f"{name}.tmp", self.folder / f"{name}.old"):
+                shutil.rmtree(leftover, ignore_errors=True)
         if standing.rounds != self._manifest().rounds:
             self._write_manifest(standing)
         rows, path = self.rows(standing), self.folder / "matrix.csv"
