@@ -30,7 +30,8 @@ def try_each(calls: list[int], error: int, runs: Runs, whole: Reference, folder:
         here, name = folder / f"{error} {at}", f"call {at}, {whole.calls[at - 1]}"
         failed = runs.start(here, *SETTINGS, fault=Fault(at, error))
         said = f"{os.strerror(error)}.*: nothing finished is lost"
-        if not failed.wait() or failed.codes != {2} or not re.fullmatch(f"error: .*{said}.*", " ".join(failed.sentences[:1])):
+        first = "".join(failed.sentences[:1]) if failed.wait() else ""
+        if failed.codes != {2} or not re.fullmatch(f"error: .*{said}.*", first):
             wrong.append(f"{name}: {failed.codes} {failed.sentences[-3:]}")
         if len(failed.sentences) != 1:
             wrong.append(f"{name}: {len(failed.sentences)} lines on stderr")

@@ -526,13 +526,13 @@ SECTIONS = {
         Case(
             "a task needs more positions than there are",
             "",
-            "C-STANCE needs 39 positions, and the model has 8 (max_position_embeddings): lower training.prompt_tokens, training.answer_tokens or benchmark.tasks.C-STANCE.answer_tokens (8), or take another model",
+            "C-STANCE needs 39 positions, and the model has 8 (max_position_embeddings): lower training.total_tokens, evaluation.prompt_tokens or benchmark.tasks.C-STANCE.answer_tokens (8), or take another model",
             lambda at: at.configure(max_position_embeddings=8),
         ),
         Case(
             "the same, in a dry run",
             "dry_run=true",
-            "C-STANCE needs 39 positions, and the model has 8 (max_position_embeddings): lower training.prompt_tokens, training.answer_tokens or benchmark.tasks.C-STANCE.answer_tokens (8), or take another model",
+            "C-STANCE needs 39 positions, and the model has 8 (max_position_embeddings): lower training.total_tokens, evaluation.prompt_tokens or benchmark.tasks.C-STANCE.answer_tokens (8), or take another model",
             lambda at: at.configure(max_position_embeddings=8),
         ),
         Case(

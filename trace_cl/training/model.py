@@ -174,7 +174,7 @@ def check_positions(model: PreTrainedModel, tasks: Sequence[Task]) -> None:
         if (longest := max(prompt + task.answer_tokens if prompt else 0, *map(len, task.train))) > positions:
             raise UserError(
                 f"{task.name} needs {longest} positions, and the model has {positions} (max_position_embeddings): "
-                f"lower training.prompt_tokens, training.answer_tokens or benchmark.tasks.{task.name}.answer_tokens "
+                f"lower training.total_tokens, evaluation.prompt_tokens or benchmark.tasks.{task.name}.answer_tokens "
                 f"({task.answer_tokens}), or take another model"
             )
 
