@@ -19,6 +19,7 @@ FLOORS = (
     ("evaluation", "plan", "analysis"),
     ("run", "tables", "compare", "plots", "page", "results"),
     ("launch",),
+    ("command",),
     ("__main__",),
 )
 """Each imports from floors below its own alone."""

@@ -129,11 +129,15 @@ def test_a_finished_run_is_shown_not_repeated(
 
 
 def test_another_configuration_in_the_same_place_is_refused(run: Run) -> None:
+    """Another configuration has another place; it has come to lie here by hand, or by an earlier version."""
     folder = run()
-    before = results(folder)
-    with pytest.raises(UserError, match=r"training\.learning_rate \(0\.01 there, 0\.02 here\)"):
-        run("training.learning_rate=0.02")
+    before, path = results(folder), folder / "config.yaml"
+    own = path.read_text()
+    path.write_text(own.replace("eps: 1.0e-08", "eps: 1.0e-06"))
+    with pytest.raises(UserError, match=r"training\.eps \(1e-06 there, 1e-08 here\)"):
+        run()
     assert results(folder) == before
+    path.write_text(own)
     run("training.tokens_per_batch=100", "benchmark.root=/elsewhere")  # what only changes speed or place is not refused
 
 
