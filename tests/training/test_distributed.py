@@ -161,8 +161,10 @@ def recorded(folder: Path, figure: str) -> list[float]:
 def assert_same_run(folder: Path, reference: Path) -> None:
     assert (folder / "matrix.csv").read_text() == (reference / "matrix.csv").read_text()
     # The norm is that before clipping, which would hide a gradient twice too large.
-    for figure in ("loss", "gradient_norm", "penalty", "distillation"):
+    for figure in ("loss", "gradient_norm", "penalty"):
         assert recorded(folder, figure) == pytest.approx(recorded(reference, figure), rel=1e-3), figure
+    # A difference of what is almost alike.
+    assert recorded(folder, "distillation") == pytest.approx(recorded(reference, "distillation"), rel=0.01, abs=1e-5)
     ours, theirs = weights(folder), weights(reference)
     assert ours.keys() == theirs.keys()
     # Weights are smaller than one; EWC's Fisher information, which lies among them, is not.
