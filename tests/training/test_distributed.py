@@ -166,6 +166,8 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     # The norm is that before clipping, which would hide a gradient twice too large.
     for figure in ("loss", "gradient_norm", "penalty"):
         assert recorded(folder, figure) == pytest.approx(recorded(reference, figure), rel=1e-3), figure
+    # A difference of what is almost alike.
+    assert recorded(folder, "distillation") == pytest.approx(recorded(reference, "distillation"), rel=0.01, abs=1e-5)
     ours, theirs = weights(folder), weights(reference)
     assert ours.keys() == theirs.keys()
     # Weights are smaller than one; EWC's Fisher information, which lies among them, is not.
@@ -390,6 +392,33 @@ def test_a_rank_that_fails_is_quoted_once(tmp_path: Path, small_root: Path, smal
     assert refused.stderr.count("error:") == 1
     assert "/nowhere" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_two_ranks_name_the_rows_of_a_loss_that_is_not_finite(
+    tmp_path: Path, small_root: Path, small_model: Path, stage: int
+) -> None:
+    small = (f"model.path={small_model}", "benchmark=trace", f"benchmark.root={small_root}", f"runs_dir={tmp_path}")
+    failed = command_on_two_ranks(*small, f"engine.zero_stage={stage}", "strategy._target_=ranks.SickRow")
+    assert failed.returncode == 2, failed.stderr
+    assert failed.stderr.count("error:") == 1
+    assert (
+        "the loss is nan in round 1 (C-STANCE), step 1, on C-STANCE 3 (see failures/round1-step1.json" in failed.stderr
+    )
+    assert "Traceback" not in failed.stderr
+    record = json.loads((tmp_path / "trace/tiny/sick_row/seed1/failures/round1-step1.json").read_text())
+    assert sorted(row["row"] for row in record["rows"]) == list(range(12))
+    assert [row["row"] for row in record["rows"] if row["loss"] == "nan"] == [3]
+    assert all(0 < row["loss"] < 20 for row in record["rows"] if row["row"] != 3)
+
+
+def test_a_rank_that_runs_out_of_memory_names_the_key(tmp_path: Path, small_root: Path, small_model: Path) -> None:
+    small = (f"model.path={small_model}", "benchmark=trace", f"benchmark.root={small_root}", f"runs_dir={tmp_path}")
+    failed = command_on_two_ranks(*small, "strategy._target_=ranks.TooLargeForTheSecondRank")
+    assert failed.returncode == 2, failed.stderr
+    assert failed.stderr.count("error:") == 1
+    assert "tokens: set training.tokens_per_batch lower" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
