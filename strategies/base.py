@@ -90,7 +90,7 @@ class Batch:
 
     `input_ids` is B × L, padded on the right, a row for each of the `examples`. `positions` (N) are the places in it,
     counted through all rows, that an answer token follows; `targets` (N) are these answer tokens. The step has `total`
-    answer tokens, in all its micro-batches on all ranks.
+    answer tokens, in all its micro-batches on all ranks. `notes` are the loss's terms, as far as it told of them.
     """
 
     input_ids: Tensor
@@ -98,6 +98,7 @@ class Batch:
     targets: Tensor
     total: int
     examples: Sequence[Example]
+    notes: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
@@ -112,6 +113,11 @@ class Batch:
         """What the answer tokens, predicted by logits (N × vocabulary), add to the step's mean cross-entropy."""
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return cross_entropy(precise, self.targets, reduction="sum") / self.total
+
+    def note(self, name: str, term: Tensor) -> None:
+        """Tell of a term of the loss, a scalar: what the batch adds to the step's. The sum over the step joins its line
+        in train.jsonl. Each of a step's micro-batches is to note the same names."""
+        self.notes[name] = term.detach()
 
 
 class Model(Protocol):
@@ -135,8 +141,8 @@ class Answerer(Protocol):
     """What answers prompts."""
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
-        """Greedy answers to prompts of token ids, of at most `tokens` tokens (default: as many as the task's answers
-        can need)."""
+        """Greedy answers to prompts of token ids, whole texts of at most `tokens` tokens. By default what the task's
+        score needs: while answers are scored, they end where nothing that follows can change it."""
         ...
 
 
@@ -236,6 +242,11 @@ class Strategy:
 
     uses_instructions: bool = False
     """Whether it learns from the general instruction set, so that the benchmark must have one."""
+
+    terms: tuple[str, ...] = ()
+    """What it does beside the task's loss: names of what it notes in `loss`, or returns from `adjust_gradients` (a
+    number, or whether something was done). One that is zero throughout a round with past tasks, or a hundred times the
+    loss, is told of."""
 
     needs_task_id: bool = False
     """Whether it has to be told which task a prompt belongs to when it answers."""

@@ -34,6 +34,7 @@ class EWC(SeqFT):
 
     name = "ewc"
     uses = frozenset({"gradients", "weights"})
+    terms = ("penalty",)
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""

@@ -127,6 +127,7 @@ class GEM(SeqFT):
 
     name = "gem"
     uses = frozenset({"gradients"})
+    terms = ("projected",)
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""

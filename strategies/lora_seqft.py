@@ -4,17 +4,22 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL_TARGETS
 from torch import Tensor, nn
+from torch.random import fork_rng
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from .base import LoadModel, Round, Unsuitable
+from .dropout import ExampleDropout
 from .layers import decoder_layers
 from .seqft import SeqFT
+from .streams import stream
 
 
 @dataclass
@@ -43,12 +48,19 @@ class LoraSeqFT(SeqFT):
             lora_dropout=self.dropout,
             target_modules=targets(model, self.target_modules),
         )
-        with warnings.catch_warnings():
+        # By default peft holds a bf16 model's adapter in fp32 where it was just made or read, and so nowhere else.
+        held: dict[str, Any] = {"autocast_adapter_dtype": False}
+        with warnings.catch_warnings(), fork_rng(devices=[]):
             warnings.simplefilter("ignore", FutureWarning)  # peft asks the model for something by its old name
+            torch.manual_seed(stream(rounds[0].seed, "lora"))
             if checkpoint is None:
-                adapted: PeftModel = get_peft_model(model, config)
+                adapted: PeftModel = get_peft_model(model, config, **held)
             else:
-                adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
+                adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True, **held)
+        for number, layer in enumerate(module for module in adapted.modules() if isinstance(module, LoraLayer)):
+            for name, dropout in layer.lora_dropout.items():
+                if isinstance(dropout, nn.Dropout):
+                    layer.lora_dropout[name] = ExampleDropout(dropout.p, number)
         # It answers to everything that the runner asks of a model.
         return cast(PreTrainedModel, adapted.eval())
 

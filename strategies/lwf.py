@@ -40,6 +40,7 @@ class LwF(SeqFT):
 
     name = "lwf"
     uses = frozenset({"snapshot"})
+    terms = ("distillation",)
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""
@@ -62,7 +63,9 @@ class LwF(SeqFT):
         logits = model.logits(batch)
         with torch.no_grad():
             old = self.teacher.logits(batch)
-        return batch.cross_entropy(logits) + self.strength * batch.mean(distillation(logits, old, self.temperature))
+        term = self.strength * batch.mean(distillation(logits, old, self.temperature))
+        batch.note("distillation", term)
+        return batch.cross_entropy(logits) + term
 
     def end_round(self, round: Round, learner: Learner) -> dict[str, object]:
         self.teacher = None

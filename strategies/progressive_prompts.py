@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .base import Answerer, LoadModel, Phase, Round, Strategy, Task, shape_of
+from .streams import stream
 
 FILE = "prompts.safetensors"
 
@@ -60,7 +61,7 @@ class ProgressivePrompts(Strategy):
         model = load(None)
         words = model.get_input_embeddings()
         if checkpoint is None:
-            draw = torch.Generator().manual_seed(rounds[0].seed)
+            draw = torch.Generator().manual_seed(stream(rounds[0].seed, "progressive_prompts"))
             ids = torch.randint(size_of(words), (len(rounds), self.prompt_tokens), generator=draw)
             prompts = [words(row.to(model.device)).detach() for row in ids]
         else:

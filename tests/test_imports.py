@@ -7,13 +7,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "trace_cl"
 
 FLOORS = (
-    ("errors", "draw", "metrics", "strategies"),
+    ("errors", "draw", "signals", "metrics", "strategies"),
     ("names", "tiny"),
     ("records",),
     ("config",),
     ("choices", "build"),
     ("data",),
     ("training",),
+    ("decoding",),
     ("evaluation", "plan", "analysis"),
     ("run", "tables", "compare", "plots", "page", "results"),
     ("launch",),

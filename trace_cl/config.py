@@ -27,14 +27,14 @@ _YES, _NO = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 
 @dataclass
 class TaskConfig:
-    """One task: how long it is learned, how it is scored, and how many generated tokens can change its score."""
+    """One task: how long it is learned, how it is scored, and how long its answers may be."""
 
     epochs: int = MISSING
     """Times that its training examples are gone through in its round."""
     metric: str = MISSING
     """How its answers are scored: a name of `metrics.METRICS`, or the dotted name of a metric of one's own."""
     answer_tokens: int = MISSING
-    """Tokens generated at most: as many as can still change the score."""
+    """Tokens generated at most; fewer where nothing that follows can change the score."""
 
 
 @dataclass
@@ -101,10 +101,8 @@ class TrainingConfig:
     """AdamW's."""
     clip_norm: float = 1.0
     """The norm that gradients are clipped to before each step."""
-    prompt_tokens: int = 1024
-    """Tokens of a prompt at most, its last ones, where it is learned and where it is answered."""
-    answer_tokens: int = 512
-    """Tokens of a learned answer at most, its first ones."""
+    total_tokens: int = 1536
+    """Tokens of an example at most, prompt and answer together: where it has more, the prompt loses its first ones."""
     tokens_per_batch: int = 8192
     """Tokens of a micro-batch on each device: changes speed and memory, not results."""
 
@@ -133,6 +131,8 @@ class EvaluationConfig:
 
     split: str = "test"
     """The split that is scored: `test` or `eval`."""
+    prompt_tokens: int = 1024
+    """Tokens of a prompt at most, its last ones, where it is answered."""
     zero_shot: bool = True
     """Whether to score the base model too, before the first round."""
     tokens_per_batch: int = 32768
@@ -260,9 +260,8 @@ def check(config: DictConfig) -> None:
         "training.learning_rate",
         "training.eps",
         "training.clip_norm",
-        "training.prompt_tokens",
-        "training.answer_tokens",
         "training.tokens_per_batch",
+        "evaluation.prompt_tokens",
         "evaluation.tokens_per_batch",
         "benchmark.max_train",
         "benchmark.max_test",
@@ -271,6 +270,8 @@ def check(config: DictConfig) -> None:
     ):
         if (value := OmegaConf.select(config, key)) is not None and not value > 0:
             raise UserError(f"{key}={value} must be greater than 0")
+    if config.training.total_tokens < 2:
+        raise UserError(f"training.total_tokens={config.training.total_tokens} must be at least 2")
     if not config.model.source and not config.model.path:
         raise UserError(
             "model.source is not set: give it a name on the Hugging Face hub, or set model.path to a folder"

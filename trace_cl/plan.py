@@ -257,7 +257,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     counted = count_only(config.benchmark, strategy.uses_instructions)
     loaded = {} if counted else load_data(config.benchmark, strategy.uses_instructions)
     architecture, tokenizer, tokenizer_name = sizes(config.model)
-    encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
+    encoder = Encoder(tokenizer, config.training.total_tokens, config.evaluation.prompt_tokens)
     benchmark = counted or prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     rounds = benchmark.rounds(config.seed)

@@ -8,7 +8,7 @@ Inside a round a run goes on by walking through the steps that are done without 
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -28,19 +28,22 @@ from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task, combined_checksum, load_data, prepare
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
-from trace_cl.evaluation import Generator, Kept, score, summarize
+from trace_cl.evaluation import Generator, score, settled_by, summarize
 from trace_cl.records import environment
 from trace_cl.records.answers import Answers
 from trace_cl.records.files import SEAL, unsealed
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
 from trace_cl.records.progress import Progress
+from trace_cl.records.terms import Terms
+from trace_cl.records.terms import findings as findings_of_terms
 from trace_cl.signals import ENDING, Stopped, listening, signals
 from trace_cl.strategies.base import Example, Held, Phase, Round, Strategy, Unsuitable, shape_of
 from trace_cl.strategies.streams import stream
 from trace_cl.training import engines, halfway
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
-from trace_cl.training.model import device_and_dtype, is_spread, load_model, load_tokenizer, locate
+from trace_cl.training.failures import Place, stop_unless_finite
+from trace_cl.training.model import cut_matters, device_and_dtype, is_spread, load_model, load_tokenizer, locate
 from trace_cl.training.ranks import Ranks, join
 
 T = TypeVar("T")
@@ -128,20 +131,22 @@ def open_run(
     loaded = load_data(config.benchmark, strategy.uses_instructions)
     location = locate(config.model.source, config.model.path)
     tokenizer = load_tokenizer(location)
-    encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
+    encoder = Encoder(tokenizer, config.training.total_tokens, config.evaluation.prompt_tokens)
     benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     journal.check_data(benchmark.checksums, lambda: combined_checksum(config.benchmark))
     if ranks.first:
         for finding in (f"{task.name}: {finding}" for task in loaded.values() for finding in findings(task)):
             print(f"data: {finding}", file=sys.stderr)
 
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream(config.seed, "build"))
     rounds = benchmark.rounds(config.seed)
     model = strategy.build(
         lambda folder: load_model(str(folder or location), dtype, config.model.source), standing.checkpoint, rounds
     )
     if standing.checkpoint is not None:
         strategy.restore(standing.checkpoint)
+    if cut_matters(model):
+        journal.check_cut(config.training.tokens_per_batch, ranks.size)
     settings = plan.settle(plan.Needs(config, strategy, benchmark, model, dtype), device, ranks)
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
@@ -151,7 +156,7 @@ def open_run(
             f"strategy={strategy.name} keeps a frozen copy of the model on every device, and the whole model does not "
             "fit on one: take devices with more memory, a smaller model or another strategy"
         )
-    journal.begin(as_dict(config), benchmark.checksums, environment.describe(device))
+    journal.begin(as_dict(config), benchmark.checksums, environment.describe(device, ranks.size))
     return Run(
         config=config,
         strategy=strategy,
@@ -225,13 +230,18 @@ class Run:
         began = perf_counter()
         half = on_the_first(self.ranks, self.halfway)
         self.journal.begin_steps(round.number, half["step"])
-        torch.manual_seed(self.config.seed * 1000 + round.number + 1_000_000 * self.ranks.rank)
+        torch.manual_seed(stream(self.config.seed, "round", round.number))
         plan.select_first(self.strategy, round, self.model)
         record = plan.plan_round(self.strategy, round, self.model, self.config.training.global_batch)
         self.refuse_without_space(record)
+        self.terms = Terms(self.strategy.terms if round.past else ())
+        for line in on_the_first(self.ranks, lambda: self.journal.steps(round.number)):
+            self.terms.add(line)
         loss, logged = self.learn(round, half, began) if record["phases"] else (None, {})
         seconds = to_ms(half["seconds"] + perf_counter() - began)
-        record |= {"final_loss": loss, "seconds": seconds, "strategy": logged}
+        record |= {"final_loss": loss, "seconds": seconds, "strategy": logged, "terms": self.terms.record()}
+        for finding in findings_of_terms(record):
+            self.progress.warn(finding)
         self.journal.write_round(round.number, record)
         if record["phases"]:
             self.keep(round, record)
@@ -279,7 +289,7 @@ class Run:
         self.put_by_at = perf_counter()
         self.stop_together()
 
-    def answerer(self, task: Task, kept: Kept | None = None) -> Generator:
+    def answerer(self, task: Task) -> Generator:
         """What answers a task's prompts."""
         return Generator(
             self.model,
@@ -287,7 +297,6 @@ class Run:
             task.answer_tokens,
             self.config.evaluation.tokens_per_batch,
             self.ranks,
-            kept,
         )
 
     def batches(self, round: Round) -> Iterator[tuple[Phase, int, list[Example]]]:
@@ -314,11 +323,14 @@ class Run:
                 continue
             started = perf_counter()
             torch.manual_seed(stream(self.config.seed, "step", round.number, step))
+            at = Place(round, phase.name, epoch, step, batch)
             loss = learner.backward(batch)
-            stop_unless_finite("loss", loss, round, step)
+            noted = told(loss, learner.noted)
+            self.check({"loss": loss, **noted}, at, learner)
             logged = self.strategy.adjust_gradients(round, learner)
+            self.check(logged, at, learner)
             norm = learner.step()
-            stop_unless_finite("gradient's norm", norm, round, step)
+            self.check({"gradient's norm": norm}, at, learner)
             seconds, tokens = perf_counter() - started, sum(map(len, batch))
             line = {
                 "round": round.number,
@@ -331,8 +343,10 @@ class Run:
                 "tokens": tokens,
                 "answer_tokens": answer_tokens(batch),
                 "seconds": to_ms(seconds),
+                **noted,
                 **logged,
             }
+            self.terms.add(line)
             self.journal.add_step(line)
             self.logger.log("step", before + step, training_curves(line))
             self.progress.step(round.number, f"{epoch}/{phase.epochs}", loss, tokens, seconds)
@@ -343,6 +357,10 @@ class Run:
             if end:
                 raise Stopped(end)
         return loss
+
+    def check(self, values: Mapping[str, Any], at: Place, learner: RoundLearner) -> None:
+        """Raises UserError for numbers that are not finite."""
+        stop_unless_finite(values, at, learner, self.journal.folder if self.journal.writes else None)
 
     def asked(self, step: int) -> tuple[int, bool]:
         """By which signal any rank was asked to end (0: none), and whether it is time to put by what there is."""
@@ -397,8 +415,12 @@ class Run:
         for task in tasks:
             self.progress.evaluating(round, task.name)
             mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
-            kept = self.answers.of(round, task.name)
-            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], self.answerer(task, kept))
+            answerer = replace(
+                self.answerer(task),
+                settled=settled_by(task.metric, task.references),
+                kept=self.answers.of(f"{round}/{task.name}"),
+            )
+            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], answerer)
             scored = score(
                 task.metric,
                 [task.indices[i] for i in mine],
@@ -455,13 +477,9 @@ def optimization(training: TrainingConfig) -> Optimization:
     )
 
 
-def stop_unless_finite(name: str, value: float, round: Round, step: int) -> None:
-    """Raises UserError where training has come to nothing."""
-    if not math.isfinite(value):
-        raise UserError(
-            f"the {name} is {value} in round {round.number} ({round.task.name}), step {step}: "
-            "lower training.learning_rate; the rounds before it are kept"
-        )
+def told(loss: float, noted: Mapping[str, float]) -> dict[str, float]:
+    """The terms of the loss that the strategy told of, and what they leave to the task; nothing where there is none."""
+    return {"task_loss": loss - sum(noted.values()), **noted} if noted else {}
 
 
 def to_ms(seconds: float) -> float:

@@ -52,7 +52,7 @@ def test_the_papers_protocol() -> None:
     training = config.training
     assert (training.learning_rate, training.global_batch, training.clip_norm) == (1e-5, 128, 1.0)
     assert (tuple(training.betas), training.weight_decay) == ((0.9, 0.95), 0.0)
-    assert (training.prompt_tokens, training.answer_tokens) == (1024, 512)
+    assert (training.total_tokens, config.evaluation.prompt_tokens) == (1536, 1024)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,8 @@ def test_hft_wraps_the_strategy() -> None:
         ("+strategy.margn=1", "strategy.margn: SeqFT takes no such value"),
         ("benchmark.tasks.FOMC.epochs=0", "benchmark.tasks.FOMC.epochs=0 must be at least 1"),
         ("metrics.variant=rouge", "metrics.variant=rouge is not one of standard, trace_compat"),
+        ("training.total_tokens=1", "training.total_tokens=1 must be at least 2"),
+        ("evaluation.prompt_tokens=0", "evaluation.prompt_tokens=0 must be greater than 0"),
         ("training.global_batch=0", "training.global_batch=0 must be greater than 0"),
         ("model.dtype=int8", "model.dtype=int8 is not one of"),
         ("selection.level=tensor", "selection.level=tensor is not one of category, model, layer"),

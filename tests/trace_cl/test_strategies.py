@@ -1,21 +1,25 @@
 """The strategies in whole runs: what each leaves untouched, and that each goes on where it stopped."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from support import Killed, compose, everything, killed_after, killed_at, results
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from trace_cl import evaluation
 from trace_cl import run as runner
 from trace_cl.build import build_strategy
 from trace_cl.data.batches import Encoder
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate
+from trace_cl.training.loss import LanguageModel
 from trace_cl.training.model import load_tokenizer
 from trace_cl.training.torch_engine import TorchLearner
 
@@ -62,6 +66,62 @@ def test_killed_inside_rounds_and_between_them_and_continued(
     assert everything(tmp_path / "again" / "trace" / "tiny" / method / "seed1") == whole
 
 
+def test_an_adapter_in_bf16_is_scored_alike_by_a_resumed_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between its checkpoint and its scores, where the resumed run reads what the other one holds."""
+    bf16 = ("strategy=lora_seqft", "model.dtype=bf16", "training.learning_rate=0.3")
+    whole = run(*bf16, method="lora_seqft")
+    again = (*bf16, f"runs_dir={tmp_path / 'again'}")
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(runner.Run, "keep", killed_after(runner.Run.keep))
+            with pytest.raises(Killed):
+                run(*again)
+    run(*again)
+    resumed = tmp_path / "again" / "trace" / "tiny" / "lora_seqft" / "seed1"
+    assert results(resumed) == results(whole)
+    weights = [(folder / "checkpoint" / "adapter_model.safetensors").read_bytes() for folder in (whole, resumed)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("method", ["lora_seqft", "gem+hft"])
+def test_one_draw_more_moves_no_other(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """PyTorch's, numpy's and Python's common streams, drawn from where a model is loaded, trained and asked."""
+    overrides = {
+        "lora_seqft": ("strategy=lora_seqft", "training.learning_rate=0.3"),
+        "gem+hft": ("strategy=gem", "hft=true"),
+    }[method]
+    plain = run(*overrides, method=method)
+    drawn = [0]
+
+    def drawing(act: Callable[..., Any]) -> Callable[..., Any]:
+        def draw_and_act(*args: Any, **kwargs: Any) -> Any:
+            drawn[0] += 1
+            torch.rand(drawn[0]), np.random.rand(), random.random()
+            return act(*args, **kwargs)
+
+        return draw_and_act
+
+    for owner, name in (
+        (runner, "load_model"),
+        (TorchLearner, "__init__"),
+        (LanguageModel, "logits"),
+        (TorchLearner, "step"),
+        (evaluation, "generate"),
+    ):
+        monkeypatch.setattr(owner, name, drawing(getattr(owner, name)))
+    other = run(*overrides, f"runs_dir={tmp_path / 'other'}", method=f"../../../other/trace/tiny/{method}")
+    assert drawn[0] > 50
+    assert results(other) == results(plain)
+    weights = [
+        {file.name: file.read_bytes() for file in (folder / "checkpoint").glob("*.safetensors")}
+        for folder in (plain, other)
+    ]
+    assert weights[0]
+    assert weights[0] == weights[1]
+
+
 def test_replay_of_nothing_is_seqft_bit_for_bit(run: Run) -> None:
     plain = run()
     replay = run("strategy=replay", "strategy.ratio=0", "strategy.instructions=false", method="replay")
@@ -87,6 +147,55 @@ def test_replay_counts_its_sources_and_trains_on_them(run: Run) -> None:
     replayed = [step for step in steps if step["round"] == 3 and step["phase"] == "replay"]
     assert len(replayed) == 5  # 24 examples in batches of 5
     assert record["optimizer_steps"] == len([step for step in steps if step["round"] == 3])
+
+
+def test_a_penalty_of_nothing_is_told_of(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("strategy=ewc", "strategy.strength=0", method="ewc")
+    said = capsys.readouterr().err
+    report = (folder / "report.md").read_text()
+    assert "terms" in json.loads((folder / "rounds" / "round1.json").read_text())
+    for place in (said, report):
+        assert "round 1 (C-STANCE): penalty" not in place, "no past task, no penalty"
+        assert "round 2 (FOMC): penalty was zero in all of 9 steps" in place
+        assert "round 3 (MeetingBank): penalty was zero in all of 6 steps" in place
+
+
+def test_a_penalty_that_leaves_the_task_no_say_is_told_of(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("strategy=ewc", "strategy.strength=1e6", "benchmark.order=[C-STANCE,FOMC]", method="ewc")
+    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    second = [step for step in steps if step["round"] == 2]
+    times = sum(step["penalty"] for step in second) / sum(step["loss"] for step in second)
+    assert times > 100
+    finding = f"round 2 (FOMC): penalty was {times:,.0f} times the loss on average"
+    assert finding in capsys.readouterr().err
+    assert finding in (folder / "report.md").read_text()
+
+
+def test_distillation_is_noted_step_by_step(run: Run, tmp_path: Path) -> None:
+    """What LwF adds to the loss, however a step is cut: nothing where student and teacher are one, more later on."""
+    folder = run("strategy=lwf", method="lwf")
+    cut = run(
+        "strategy=lwf",
+        "training.tokens_per_batch=40",
+        f"runs_dir={tmp_path / 'cut'}",
+        method="../../../cut/trace/tiny/lwf",
+    )
+    steps, again = ([json.loads(line) for line in (f / "train.jsonl").read_text().splitlines()] for f in (folder, cut))
+    assert all("distillation" not in step for step in steps if step["round"] == 1)
+    later = [step for step in steps if step["round"] > 1]
+    for step in later:
+        assert step["loss"] == pytest.approx(step["task_loss"] + step["distillation"])
+        if step["step"] == 1:
+            assert step["distillation"] == 0
+        else:
+            assert step["distillation"] > 1e-4
+    noted = [step["distillation"] for step in later]
+    assert noted == pytest.approx([s["distillation"] for s in again if s["round"] > 1], rel=1e-2, abs=1e-5)
+    record = json.loads((folder / "rounds" / "round2.json").read_text())["terms"]["distillation"]
+    mean = sum(step["distillation"] for step in later if step["round"] == 2) / 9
+    assert record["mean"] == pytest.approx(mean)
+    assert record["acted"] == 8, "not in the first step"
+    assert "| FOMC | distillation | 8 of 9 |" in (folder / "report.md").read_text()
 
 
 @pytest.mark.parametrize("hft", ["false", "true"])
@@ -145,7 +254,7 @@ def test_lora_leaves_the_backbone_alone_and_its_adapter_loads_with_peft(
     loaded = cast(PreTrainedModel, PeftModel.from_pretrained(base, str(checkpoint)).eval())
     tokenizer = load_tokenizer(str(checkpoint))
     rows = json.loads((small_root / "MeetingBank" / "test.json").read_text())
-    prompts = [Encoder(tokenizer, 1024, 512).prompt(row["prompt"]) for row in rows]
+    prompts = [Encoder(tokenizer, 1536, 1024).prompt(row["prompt"]) for row in rows]
     lines = (folder / "predictions" / "round8" / "MeetingBank.jsonl").read_text().splitlines()
     assert generate(loaded, tokenizer, prompts, 6, 32768) == [json.loads(line)["prediction"] for line in lines]
 

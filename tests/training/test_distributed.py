@@ -45,7 +45,7 @@ METHODS = {
     "gem+hft": ("strategy=gem", "hft=true"),
     "replay": ("strategy=replay",),
     "replay+hft": ("strategy=replay", "hft=true"),
-    "lora_seqft": ("strategy=lora_seqft", "strategy.dropout=0"),
+    "lora_seqft": ("strategy=lora_seqft",),
     "gem last_batch": ("strategy=gem", "strategy.memory=last_batch"),
     "ewc": ("strategy=ewc", "strategy.strength=1", "strategy.fisher_examples=5"),
     "ewc+hft": ("strategy=ewc", "strategy.strength=1", "strategy.fisher_examples=5", "hft=true"),

@@ -11,6 +11,7 @@ from trace_cl import metrics
 from trace_cl.analysis.plots import Method, curves, heatmap, image
 from trace_cl.analysis.text import UNDEFINED, headline, legend, markdown, render, square, table, undefined
 from trace_cl.records.files import write
+from trace_cl.records.terms import findings
 
 __all__ = ["figures", "render", "write_report"]
 
@@ -65,6 +66,26 @@ def training_of(rounds: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index("round")
 
 
+def terms_of(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """The part on what the method did beside the loss; empty where it has no terms."""
+    lines = [
+        {
+            "round": f"{record['round']}",
+            "task": record["task"],
+            "term": name.replace("_", " "),
+            "steps it acted in": f"{term['acted']} of {term['steps']}",
+            "mean": f"{term['mean']:.3g}",
+            "times the loss": "" if term["times_loss"] is None else f"{term['times_loss']:.3g}",
+        }
+        for record in rounds
+        for name, term in record.get("terms", {}).items()
+    ]
+    if not lines:
+        return ""
+    said = "".join(f"- **{finding}**\n" for record in rounds for finding in findings(record))
+    return f"\n## Terms of the method\n\n{markdown(pd.DataFrame(lines).set_index('round'))}\n\n{said}"
+
+
 def write_report(
     folder: Path,
     rows: Sequence[Sequence[float]],
@@ -108,5 +129,5 @@ Scores run from 0 to 100 (variant: {summary["variant"]}). {legend()}
 
 Trainable: share of the transformer layers' matrix parameters. Every answer with its score: `predictions/`; every
 optimizer step: `train.jsonl`; what was frozen: `rounds/`.
-""",
+{terms_of(rounds)}""",
     )

@@ -23,7 +23,7 @@ LIBRARIES = (
 )
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Everything that may explain a difference between two runs of one configuration."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
@@ -34,6 +34,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "device": gpu or device.type,
         "cuda": torch.version.cuda,
     }

@@ -137,6 +137,24 @@ class Journal:
                 f"{self.folder} holds a run on other data (see {path.name}): set runs_dir to another folder"
             )
 
+    def check_cut(self, tokens_per_batch: int, processes: int) -> None:
+        """Raises UserError where the run that lies here was begun with its batches cut otherwise: for a model whose
+        dropout follows the cut."""
+        files = [self.folder / name for name in ("config.yaml", "environment.json")]
+        if not all(path.exists() for path in files):
+            return
+        config = whole(files[0], lambda: read_yaml(files[0]))
+        surroundings = whole(files[1], lambda: read_json(files[1]))
+        for key, there, here in (
+            ("training.tokens_per_batch", config["training"]["tokens_per_batch"], tokens_per_batch),
+            ("engine.processes", surroundings.get("processes", processes), processes),
+        ):
+            if there != here:
+                raise UserError(
+                    f"{self.folder} was begun with {key}={there}, and the model's dropout, which follows how a batch "
+                    f"is cut, would be another with {here}: go on with {there}"
+                )
+
     @writing
     def begin(self, config: Mapping[str, Any], checksums: Mapping[str, str], environment: Mapping[str, Any]) -> None:
         """Write down what is run, on what data, where. Nothing is written of a run that could not begin."""
@@ -390,6 +408,12 @@ class Journal:
                     break
                 kept.append(line)
         write(path, "".join(kept))
+
+    def steps(self, round: int) -> list[dict[str, Any]]:
+        """The lines of train.jsonl that are of this round."""
+        path = self.folder / "train.jsonl"
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        return [line for line in lines if line["round"] == round]
 
     @writing
     def add_step(self, step: Mapping[str, Any]) -> None:

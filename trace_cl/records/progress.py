@@ -1,5 +1,6 @@
 """The progress bar: where the run is, how fast it goes, and when all of it will be done."""
 
+import sys
 from collections.abc import Sequence
 from time import perf_counter
 
@@ -60,6 +61,11 @@ class Progress:
         """Print between two states of the bar."""
         if not self.bar.disable:
             tqdm.write(text)
+
+    def warn(self, text: str) -> None:
+        """The same on stderr."""
+        if not self.bar.disable:
+            tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -18,10 +18,11 @@ from trace_cl.data.batches import answer_tokens, collate, micro_batches, shares
 from trace_cl.errors import UserError
 from trace_cl.strategies.base import Answerer, Example, Parts
 from trace_cl.training import deepspeed_private as private
-from trace_cl.training.engine import MOMENTS, WEIGHTS, Optimization, adamw, cast, checkpoint_gradients, trainable
+from trace_cl.training.engine import MOMENTS, WEIGHTS, Optimization, Tally, adamw, cast, checkpoint_gradients, trainable
 from trace_cl.training.layout import ROOM
 from trace_cl.training.loss import LanguageModel, Loss, plain
 from trace_cl.training.ranks import Ranks
+from trace_cl.training.room import fitting
 
 deepspeed = private.load()
 
@@ -109,6 +110,7 @@ class DeepSpeedLearner:
         self.parent, self.ranks, self.model = engine, engine.ranks, model
         self.tokens_per_batch, self.clip_norm = engine.tokens_per_batch, engine.optimization.clip_norm
         self.dtype, self.device = model.dtype, engine.device
+        self.noted: dict[str, float] = {}
         self.parameters = trainable(model)
         self.autocast = self.dtype == torch.bfloat16 and engine.zero_stage == 0
         if self.autocast:
@@ -137,19 +139,25 @@ class DeepSpeedLearner:
 
         DeepSpeed averages over the ranks, so each rank's sum is divided by the whole batch's token count and multiplied
         by their number. All walk through equally many micro-batches, the last of them perhaps empty.
+
+        Raises UserError for a micro-batch that does not fit: the others are in the middle of theirs, and cannot cut
+        anew.
         """
         total = answer_tokens(examples)
         parts = [[examples[i] for i in share] for share in shares([len(e) for e in examples], self.ranks.size)]
         cuts = [micro_batches(part, self.tokens_per_batch) for part in parts]
         most = max(map(len, cuts))
         mine = cuts[self.ranks.rank]
-        loss = torch.zeros((), device=self.device, dtype=torch.float64)
+        tally = Tally(self.device)
         for number, micro_batch in enumerate([*mine, *[[]] * (most - len(mine))], start=1):
             self.engine.set_gradient_accumulation_boundary(number == most)
-            part = self.engine(collate(micro_batch, total, self.device))
-            self.engine.backward(part * self.ranks.size, scale_wrt_gas=False)
-            loss += part.detach()
-        return self.ranks.sum(loss).item()
+            batch = collate(micro_batch, total, self.device)
+            with fitting(batch, self.model):
+                part = self.engine(batch)
+                self.engine.backward(part * self.ranks.size, scale_wrt_gas=False)
+            tally.add(part, batch)
+        loss, self.noted = tally.read(self.ranks.sum(tally.sums()))
+        return loss
 
     def take_gradients(self) -> Parts:
         return self.held.take()
@@ -227,6 +235,14 @@ class DeepSpeedLearner:
             answers = self.answerer.generate(prompts, tokens)
         self.engine.train()
         return answers
+
+    @torch.no_grad()
+    def examine(self, example: Example) -> tuple[float, float | None]:
+        """The loss alone; every rank goes through all of the example."""
+        self.engine.eval()
+        loss: Tensor = self.engine(collate([example], len(example.answer), self.device))
+        self.engine.train()
+        return loss.item(), None
 
     def step(self) -> float:
         if isinstance(self.held, private.Whole):  # where DeepSpeed clips, but does not tell the norm

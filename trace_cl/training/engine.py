@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trace_cl.strategies.base import Answerer, Learner, Parts
+from trace_cl.strategies.base import Answerer, Batch, Example, Learner, Parts
 from trace_cl.training.loss import Loss, plain
 
 WEIGHTS, MOMENTS = "weights", ("exp_avg", "exp_avg_sq")
@@ -27,7 +27,12 @@ class Optimization:
 
 
 class RoundLearner(Learner, Protocol):
-    """One round's training: what a strategy may use of it (`Learner`), and what is the runner's own."""
+    """One round's training: what a strategy may use of it (`Learner`), and what is the runner's own.
+
+    `noted` are the terms of its loss that the strategy told of in the last backward (`Batch.note`).
+    """
+
+    noted: dict[str, float]
 
     def change(self) -> None:
         """What learns has changed (`requires_grad`): newcomers begin without optimizer state, leavers lose theirs."""
@@ -43,6 +48,10 @@ class RoundLearner(Learner, Protocol):
 
     def put_state(self, kind: str, parts: Parts) -> None:
         """Put some of what `state` gave in its place again."""
+        ...
+
+    def examine(self, example: Example) -> tuple[float, float | None]:
+        """An example's own loss, and its gradient's norm where that is cheap; gradients at hand are lost."""
         ...
 
     def close(self) -> None:
@@ -67,6 +76,29 @@ class Engine(Protocol):
     def weights(self, model: PreTrainedModel) -> dict[str, Any] | None:
         """The whole weights, for saving; every rank asks for them, the first alone needs an answer."""
         ...
+
+
+class Tally:
+    """A step's loss and the terms noted of it, summed over its micro-batches in float64, where the model is."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss = torch.zeros((), device=device, dtype=torch.float64)
+        self.notes: dict[str, Tensor] = {}
+
+    def add(self, loss: Tensor, batch: Batch) -> None:
+        """A micro-batch."""
+        self.loss += loss.detach()
+        for name, term in batch.notes.items():
+            self.notes[name] = self.notes.get(name, 0.0) + term.double()
+
+    def sums(self) -> Tensor:
+        """The loss and then the terms, 1 + n."""
+        return torch.stack([self.loss, *(self.notes[name] for name in sorted(self.notes))])
+
+    def read(self, sums: Tensor) -> tuple[float, dict[str, float]]:
+        """The loss, and the terms by name, out of `sums` or of its sum over ranks."""
+        loss, *terms = sums.tolist()
+        return loss, dict(zip(sorted(self.notes), terms, strict=True))
 
 
 def checkpoint_gradients(model: PreTrainedModel, wanted: bool) -> None:

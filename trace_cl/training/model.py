@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.error import HTTPError
@@ -13,6 +14,7 @@ from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,7 +25,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from trace_cl.errors import UserError
-from trace_cl.records.files import PACKAGE
+from trace_cl.records.files import PACKAGE, flatten
 from trace_cl.strategies.base import shape_of
 from trace_cl.strategies.layers import decoder_layers, matrices, module_of
 
@@ -37,6 +39,9 @@ hf_logging.disable_progress_bar()
 
 FILES = ["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"]
 """What is downloaded of a hub model."""
+
+UNUSED = re.compile("summary|classifier")
+"""Dropout of the heads that a language model has not, though its configuration names it."""
 
 
 def locate(source: str, path: str | None) -> str:
@@ -148,6 +153,15 @@ def build_on_meta(config: PretrainedConfig, dtype: torch.dtype = torch.float32) 
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
     return model
+
+
+def cut_matters(model: PreTrainedModel) -> bool:
+    """Whether what is drawn at random in training follows how a batch is cut and dealt out: a model's own dropout (not
+    `ExampleDropout`), and the noise of a mixture's router."""
+    modules = any(isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules())
+    settings = flatten(model.config.to_dict())
+    random = (value for key, value in settings if re.search("drop|jitter", key) and not UNUSED.search(key))
+    return modules or any(isinstance(value, float | int) and value > 0 for value in random)
 
 
 def is_spread(model: nn.Module) -> bool:

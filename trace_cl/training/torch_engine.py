@@ -1,6 +1,7 @@
 """The engine on a single device, in plain PyTorch."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,12 @@ from transformers import PreTrainedModel
 
 from trace_cl.data.batches import answer_tokens, collate, micro_batches
 from trace_cl.strategies.base import Answerer, Example, Parts
-from trace_cl.training.engine import MOMENTS, WEIGHTS, Optimization, adamw, cast, checkpoint_gradients, trainable
+from trace_cl.training.engine import MOMENTS, WEIGHTS, Optimization, Tally, adamw, cast, checkpoint_gradients, trainable
 from trace_cl.training.loss import LanguageModel, Loss, plain
+from trace_cl.training.room import Budget, DoesNotFit, fitting
 
 
-@dataclass(frozen=True)
+@dataclass
 class TorchEngine:
     """One device holds everything."""
 
@@ -23,12 +25,17 @@ class TorchEngine:
     tokens_per_batch: int
     gradient_checkpointing: bool = False
 
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.tokens_per_batch)
+
     def to_devices(self, model: PreTrainedModel) -> None:
         model.to(self.device)  # type: ignore[arg-type]  # the library's wrapper hides the method's own signature
         checkpoint_gradients(model, self.gradient_checkpointing)
 
     def train(self, model: PreTrainedModel, loss: Loss = plain, answerer: Answerer | None = None) -> "TorchLearner":
-        return TorchLearner(model, self.optimization, self.tokens_per_batch, loss, answerer)
+        learner = TorchLearner(model, self.optimization, self.tokens_per_batch, loss, answerer)
+        learner.budget = self.budget  # a run's, not a round's
+        return learner
 
     def weights(self, model: PreTrainedModel) -> None:
         """None: the model's own `save_pretrained` finds them where they are."""
@@ -52,7 +59,8 @@ class TorchLearner:
         self.model = model
         self.answerer = answerer
         self.clip_norm = optimization.clip_norm
-        self.tokens_per_batch = tokens_per_batch
+        self.budget = Budget(tokens_per_batch)
+        self.noted: dict[str, float] = {}
         self.dtype = model.dtype
         self.objective = LanguageModel(model, loss, autocast=self.dtype == torch.bfloat16)
         self.parameters = trainable(model)
@@ -78,14 +86,33 @@ class TorchLearner:
 
     def backward(self, examples: Sequence[Example]) -> float:
         """The micro-batches' sums are divided by the whole batch's token count, so how the batch is cut changes
-        nothing."""
-        total = answer_tokens(examples)
-        loss = torch.zeros((), device=self.model.device, dtype=torch.float64)
-        for micro_batch in micro_batches(examples, self.tokens_per_batch):
-            part = self.objective(collate(micro_batch, total, self.model.device))
-            part.backward()
-            loss += part.detach()
-        return loss.item()
+        nothing: one that does not fit is cut smaller, once, and the whole batch begun again.
+
+        Raises UserError where that was done before, or would change something. Gradients that an earlier backward left
+        for this one to add to would be lost with its own: where there are some, nothing is begun again.
+        """
+        alone = all(parameter.grad is None for parameter in self.parameters.values())
+        try:
+            return self._accumulate(examples)
+        except DoesNotFit as error:
+            if self.budget.halved or not (alone and error.divisible):
+                raise
+            too_large = error.shape
+        # Only now is all that the failed pass held let go.
+        self.optimizer.zero_grad(set_to_none=True)
+        self.budget.halve(too_large)
+        return self._accumulate(examples)
+
+    def _accumulate(self, examples: Sequence[Example]) -> float:
+        total, tally = answer_tokens(examples), Tally(self.model.device)
+        for micro_batch in micro_batches(examples, self.budget.tokens):
+            batch = collate(micro_batch, total, self.model.device)
+            with fitting(batch, self.model):
+                part = self.objective(batch)
+                part.backward()
+            tally.add(part, batch)
+        loss, self.noted = tally.read(tally.sums())
+        return loss
 
     def take_gradients(self) -> Parts:
         taken = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in self.parameters.items()}
@@ -146,10 +173,19 @@ class TorchLearner:
         return answers
 
     def step(self) -> float:
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_norm)
-        self.optimizer.step()
+        """Without a finite norm nothing is stepped: it would be written into every weight."""
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_norm).item()
+        if math.isfinite(norm):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm.item()
+        return norm
+
+    def examine(self, example: Example) -> tuple[float, float | None]:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.backward([example])
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, norm.item()
 
     def close(self) -> None:
         cast(self.parameters.values(), self.dtype)
