@@ -1,4 +1,4 @@
-"""The presets for clusters, under a Slurm of a few lines of shell: what is submitted, and what comes at its time's end."""
+"""The presets for clusters, under a Slurm of a few lines of shell: what is submitted, and what comes at the end."""
 
 import os
 import signal
