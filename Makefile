@@ -34,10 +34,17 @@ test-distributed: .venv/ready ## what two ranks do, against one device
 test-grid: .venv/ready ## the same, with every method under every stage of ZeRO
 	$(BIN)/python -m pytest -m distributed $(ARGS)
 
+KILLS ?= 100
+test-crash: .venv/ready ## runs killed a hundred times, at each of their writes an error, two starters; KILLS=12 for fewer
+	KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/crash -m "crash or not crash" $(ARGS)
+
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: .venv/ready ## known vulnerabilities of the pinned versions; AUDIT=required fails where they cannot be looked up
+	AUDIT=$(AUDIT) $(PYTHON) .ci/audit.py $(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip -f json $(ARGS)
 
 docs: .venv/ready ## the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
@@ -81,4 +88,4 @@ table%: ## a table of the paper (3, 4, 7, 24 to 42): table3 MODEL=tiny SEEDS="1 
 
 tables: ## Tables 3 and 29 to 42
 
-.PHONY: help setup run results report bench test test-distributed test-grid lint docs package tables $(TABLES)
+.PHONY: help setup run results report bench test test-distributed test-grid test-crash lint audit docs package tables $(TABLES)

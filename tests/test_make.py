@@ -1,5 +1,6 @@
 """The make targets behind the paper's tables: what they start, and what make's exit code says of it."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -83,3 +84,38 @@ def test_an_unknown_table_is_refused() -> None:
     done = make("table23")
     assert done.returncode == 2
     assert "there is no table 23: choose 3, 4, 7, or 24 to 42" in done.stderr
+
+
+def package(name: str, **said: object) -> dict[str, object]:
+    """What pip-audit says of one package."""
+    return {"name": name, "version": "1.0", **said}
+
+
+CLEAN = package("a", vulns=[])
+FLAWED = package("b", vulns=[{"id": "PYSEC-1", "fix_versions": ["1.1"]}])
+UNKNOWN = {"name": "c", "skip_reason": "Dependency not found on PyPI and could not be audited: c (1.0)"}
+
+
+@pytest.mark.parametrize(
+    ("report", "sentence", "code", "required"),
+    [
+        ([CLEAN, CLEAN], "audit: 0 known vulnerabilities in 2 of 2 packages", 0, 0),
+        ([CLEAN, FLAWED], "b 1.0: PYSEC-1, mended in 1.1", 2, 2),
+        ([CLEAN, UNKNOWN], "NOT audited, because the service does not know them: c", 0, 2),
+        ([UNKNOWN, FLAWED], "audit: 1 known vulnerabilities in 1 of 2 packages", 2, 2),
+        ([UNKNOWN, UNKNOWN], "NOT audited: no advisory service can be reached from here", 0, 2),
+        (None, "NOT audited: no advisory service can be reached from here", 0, 2),
+    ],
+    ids=["none found", "found", "one unknown", "one unknown, one found", "all unknown", "pip-audit fails"],
+)
+def test_an_audit_that_could_not_be_made_is_no_pass(
+    report: list[object] | None, sentence: str, code: int, required: int, tmp_path: Path
+) -> None:
+    says = "" if report is None else json.dumps({"dependencies": report, "fixes": []})
+    (tmp_path / "pip-audit").write_text(f"#!/bin/sh\necho '{says}'\nexit 1\n")
+    (tmp_path / "pip-audit").chmod(0o755)
+    for setting, expected in (("", code), ("required", required)):
+        done = make("audit", f"BIN={tmp_path}", f"AUDIT={setting}")
+        assert done.returncode == expected
+        assert sentence in done.stdout
+        assert ("0 known" in done.stdout) == (report is not None and CLEAN in report and FLAWED not in report)

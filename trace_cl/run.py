@@ -23,17 +23,19 @@ from trace_cl import plan
 from trace_cl.analysis import report
 from trace_cl.analysis.stored import StoredRun
 from trace_cl.build import build_logger, build_strategy, defaults
-from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned, run_folder
+from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned
 from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task, combined_checksum, load_data, prepare
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
+from trace_cl.naming import run_folder
 from trace_cl.records import environment
 from trace_cl.records.answers import Answers
 from trace_cl.records.files import SEAL, unsealed
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
+from trace_cl.records.places import check_place
 from trace_cl.records.progress import Progress
 from trace_cl.records.terms import Terms
 from trace_cl.records.terms import findings as findings_of_terms
@@ -43,7 +45,15 @@ from trace_cl.strategies.streams import stream
 from trace_cl.training import engines, halfway
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.failures import Place, stop_unless_finite
-from trace_cl.training.model import cut_matters, device_and_dtype, is_spread, load_model, load_tokenizer, locate
+from trace_cl.training.model import (
+    check_positions,
+    cut_matters,
+    device_and_dtype,
+    is_spread,
+    load_model,
+    load_tokenizer,
+    locate,
+)
 from trace_cl.training.ranks import Ranks, join
 
 T = TypeVar("T")
@@ -62,6 +72,7 @@ def _start(config: DictConfig) -> None:
     check(config)
     strategy = build_strategy(config)
     if only_planned(config):
+        check_place(run_folder(config, strategy.name))
         print(plan.render(plan.dry_run(config, strategy), as_json=config.dry_run == "json" or not sys.stdout.isatty()))
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
@@ -110,6 +121,7 @@ def show(journal: Journal, ranks: Ranks) -> None:
 def find_journal(config: DictConfig, strategy: Strategy, writes: bool = True) -> Journal:
     """The run's directory. Raises UserError where a run of another configuration lies there."""
     folder = run_folder(config, strategy.name)
+    check_place(folder)
     journal = Journal(folder, list(config.benchmark.order), config.metrics.variant, writes)
     journal.check(as_dict(config), defaults(config))
     return journal
@@ -143,6 +155,7 @@ def open_run(
     model = strategy.build(
         lambda folder: load_model(str(folder or location), dtype, config.model.source), standing.checkpoint, rounds
     )
+    check_positions(model, benchmark.tasks)
     if standing.checkpoint is not None:
         strategy.restore(standing.checkpoint)
     if cut_matters(model):
@@ -285,7 +298,6 @@ class Run:
                 self.strategy.save_model(self.model, folder, weights=weights)
                 self.tokenizer.save_pretrained(folder)
                 self.strategy.save(folder)
-        self.journal.checkpoint_made(round.number, keep=self.config.checkpoints == "all")
         self.put_by_at = perf_counter()
         self.stop_together()
 
@@ -397,6 +409,8 @@ class Run:
     def finish(self, round: Round) -> None:
         """Score the tasks seen so far, and report. The row in the matrix comes last: with it the round is finished."""
         assert self.standing.trained is not None
+        if self.standing.trained["phases"]:
+            self.journal.checkpoint_made(round.number, keep=self.config.checkpoints == "all")
         record = self.standing.trained | self.evaluate(round.number, self.benchmark.tasks[: round.number])
         standing = replace(self.standing, rounds=(*self.standing.rounds, record), trained=None)
         if self.ranks.first:

@@ -60,7 +60,9 @@ def die(asked: int, frame: FrameType | None = None) -> NoReturn:
 
 
 @contextmanager
-def handling(which: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+def handling(
+    which: Iterable[int], handler: Callable[[int, FrameType | None], object] | signal.Handlers
+) -> Iterator[None]:
     """Have these signals handled so; a thread beside the main one cannot ask for that, and does not."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -16,7 +16,7 @@ from trace_cl.errors import UserError
 from trace_cl.evaluation import generate, score, summarize
 from trace_cl.metrics import METRICS, macro_f1, sari
 from trace_cl.records.files import read_matrix
-from trace_cl.records.predictions import read_lines
+from trace_cl.records.predictions import read_predictions
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.model import load_tokenizer
 
@@ -184,7 +184,9 @@ def test_prompts_and_corpus_figures_reach_the_matrix(run: Callable[..., Path], s
     tasks = "{MeetingBank:{epochs:1,answer_tokens:6,metric:sari},FOMC:{epochs:1,metric:macro_f1}}"
     folder = run(f"benchmark.tasks={tasks}", "evaluation.zero_shot=false")
     rows = read_matrix(folder / "matrix.csv")
-    lines = {task: read_lines(folder / "predictions" / "round3" / f"{task}.jsonl") for task in ("MeetingBank", "FOMC")}
+    lines = {
+        task: read_predictions(folder / "predictions" / "round3" / f"{task}.jsonl") for task in ("MeetingBank", "FOMC")
+    }
 
     def column(task: str, key: str) -> list[str]:
         return [line[key] for line in lines[task]]

@@ -1,0 +1,70 @@
+"""Runs that are killed at any moment, and go on to the very bytes of one that was not."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+from crash.harness import KILLS, Fault, Reference, Runs, differing, phase
+from support import compose
+
+from trace_cl.build import build_strategy
+from trace_cl.config import CONF_DIR
+from trace_cl.errors import UserError
+
+
+def can_be_wrapped(strategy: str) -> bool:
+    """Whether half fine-tuning takes it."""
+    try:
+        return bool(build_strategy(compose(f"strategy={strategy}", "hft=true")))
+    except UserError:
+        return False
+
+
+STRATEGIES = sorted(path.stem for path in (CONF_DIR / "strategy").glob("*.yaml"))
+METHODS = [
+    *((f"strategy={name}",) for name in STRATEGIES),
+    *((f"strategy={name}", "hft=true") for name in STRATEGIES if can_be_wrapped(name)),
+]
+
+
+def drawn(number: int) -> tuple[tuple[str, ...], int, Random]:
+    """What is killed the `number`-th time: the methods in turn, each sixteenth run on two ranks."""
+    draw = Random(f"kill {number}")
+    settings = (*METHODS[number % len(METHODS)], "checkpoints=all")
+    if number % 16 != 7:
+        return settings, 1, draw
+    return (*settings, "engine=deepspeed", f"engine.zero_stage={draw.choice((0, 2, 3))}"), 2, draw
+
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(number, marks=() if number == 2 else pytest.mark.crash) for number in range(KILLS)]
+)
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    number: int,
+    runs: Runs,
+    reference: Callable[..., Reference],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Once, twice or three times; in the middle of a write, or whenever it comes."""
+    settings, ranks, draw = drawn(number)
+    whole = reference(*settings, ranks=ranks)
+
+    def kill(share: float = 1) -> bool:
+        often = f"checkpoint.every_steps={draw.choice(('null', 1, 2, 3))}"
+        if draw.random() < 1 / 3:
+            fault = Fault(draw.randrange(1, 1 + int(share * len(whole.calls))))
+            killed = runs.start(tmp_path, *settings, often, ranks=ranks, fault=fault).kill()
+        else:
+            after = share * whole.seconds * draw.random()
+            killed = runs.start(tmp_path, *settings, often, ranks=ranks).kill(after)
+        record_property("killed while", phase(tmp_path) if killed else "(finished before)")
+        return killed
+
+    while not kill():  # it was faster than the one that nothing happened to
+        shutil.rmtree(tmp_path / "runs")
+    for _ in range(draw.choice((0, 0, 0, 1, 2))):
+        kill(share=0.7)
+    assert not differing(runs.finish(tmp_path, *settings, ranks=ranks), whole.folder)
