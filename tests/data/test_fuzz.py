@@ -1,6 +1,7 @@
 """Thousands of spoiled files: each is read as rows that can be used, or refused with one sentence that names it."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +26,7 @@ def spoiled(draw: Random) -> bytes:
     """A file with a few faults, in what it says or in its bytes."""
     rows: list[Any] = [{"prompt": f"p{number}", "answer": "a"} for number in range(draw.randrange(4))]
     for _ in range(draw.choice([0, 0, 1, 2])):
-        value = draw.choice(TEXTS) if draw.random() < 0.7 else draw.choice(OTHERS)
+        value = draw.choice(TEXTS) if draw.random() < 0.7 else deepcopy(draw.choice(OTHERS))
         place = draw.randrange(len(rows) + 1)
         if place < len(rows) and isinstance(rows[place], dict):
             rows[place][draw.choice(["prompt", "answer", "prompt", "answer", "more", "\ud800"])] = value
