@@ -211,7 +211,7 @@ def _spelled(key: str, value: Any, own: Mapping[str, Any]) -> tuple[str, bool]:
     short = _short(key)
     text, exact = _text(value)
     exact &= key in own and not re.search(r"[^\w.]|\d$", short, re.ASCII)
-    exact &= not (isinstance(value, str) and isinstance(own.get(key), list))
+    exact &= not isinstance(value, str | list) or isinstance(value, list) == isinstance(own.get(key), list)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return short + ("" if number else "_") + text, exact
 
@@ -225,6 +225,7 @@ def _text(value: Any) -> tuple[str, bool]:
     if isinstance(value, list):
         items = [_text(item) for item in value]
         exact = bool(items) and all(exact and "+" not in text for text, exact in items)
+        exact &= not any(item is None or isinstance(item, bool | list) for item in value)
         return "+".join(text for text, _ in items), exact
     text = str(value)
     plain = isinstance(value, str) and re.fullmatch(r"[\w.]+", text, re.ASCII) and text not in ("true", "false", "null")

@@ -164,6 +164,54 @@ def said(value: Any) -> Any:
     return (type(value).__name__ if isinstance(value, bool | str | None) else "number", value)
 
 
+CONFUSABLE = (
+    *(
+        None,
+        "null",
+        [None],
+        True,
+        "true",
+        1,
+        "1",
+        [1],
+        ["1"],
+        [True],
+        "a",
+        ["a"],
+        [["a"]],
+        "A",
+        "a+b",
+        ["a", "b"],
+        ["a+b"],
+        [],
+    ),
+    *(
+        "",
+        "a-b",
+        "a_b",
+        "a/b",
+        "é",
+        "ü",
+        "x" * 99,
+        "y" * 99,
+        ["x" * 99],
+        1e-5,
+        "1e-5",
+        -1,
+        "-1",
+        0.1,
+        0.10000000000000002,
+    ),
+)
+
+
+@pytest.mark.parametrize("key", ["strategy.memory", "strategy.r", "benchmark.order", "model.dtype", "training.eps"])
+def test_different_values_never_share_a_name(key: str) -> None:
+    names = [method_name("gem", {**SETTINGS, key: value}, OWN) for value in CONFUSABLE]
+    kept = [value for value in CONFUSABLE if value != OWN.get(key)]
+    assert len(set(names)) == len({repr(said(value)) for value in kept}) + (len(kept) < len(CONFUSABLE))
+
+
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=4), min_size=2, max_size=2))
 def test_different_settings_never_share_a_name(changes: list[dict[str, Any]]) -> None:

@@ -181,7 +181,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", current_name(value) if key == "_target_" else value
+            yield f"{prefix}{key}", current_name(value) if key == "_target_" and isinstance(value, str) else value
 
 
 def is_free(key: str) -> bool:
