@@ -189,7 +189,7 @@ def test_damaged_weights_are_refused(run: Run, small_model: Path, tmp_path: Path
     for file in small_model.iterdir():
         content = file.read_bytes()
         (folder / file.name).write_bytes(content[:1000] if file.suffix == ".safetensors" else content)
-    with pytest.raises(UserError, match="holds no model that can be read"):
+    with pytest.raises(UserError, match="is no whole safetensors file"):
         run(f"model.path={folder}")
 
 

@@ -81,12 +81,12 @@ def read_config(folder: Path) -> PretrainedConfig:
     """The configuration of a folder's model. Raises UserError for one of no model that could be trained."""
     path = folder / "config.json"
     content = _read_object(path)
-    if "auto_map" in content:
+    if content.get("auto_map"):
         raise UserError(
             f"{path}: auto_map asks for code that comes with the model, which is never run; "
             "take a model that transformers itself knows"
         )
-    if "quantization_config" in content:
+    if content.get("quantization_config"):
         raise UserError(f"{path}: its weights are quantised (quantization_config); {TAKE_WHOLE}")
     check_sizes(content, str(path))
     with reading(f"{path} describes no model"):

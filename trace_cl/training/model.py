@@ -126,15 +126,16 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     more tokens than the model beside it has."""
     with reading(f"{folder} holds no tokenizer that can be read"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        largest = max(tokenizer.get_vocab().values(), default=-1)
-    if largest < 0:
+    if not tokenizer.vocab_size:
         raise UserError(f"{folder}: its tokenizer has no tokens; take the one that belongs to the model")
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: its tokenizer has no end-of-sequence token, which every answer must end with")
     vocabulary = read_config(Path(folder)).get_text_config().vocab_size
-    if largest >= vocabulary:
+    # Tokens that a tokenizer's class adds to its own (Qwen2's does) may have no place in the model: nobody uses them.
+    needed = max(tokenizer.vocab_size, tokenizer.eos_token_id + 1)
+    if needed > vocabulary:
         raise UserError(
-            f"{folder}: its tokenizer has {largest + 1} tokens and its model {vocabulary} (vocab_size in config.json); "
+            f"{folder}: its tokenizer has {needed} tokens and its model {vocabulary} (vocab_size in config.json); "
             "take the tokenizer that belongs to the model"
         )
     return tokenizer
