@@ -4,7 +4,7 @@ written, or what stood before, and never a mixture."""
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,8 @@ TASKS = ("A", "B", "C")
 CALLS = ("fsync", "rename", "mkdir", "unlink", "rmdir")
 
 scores = st.lists(st.floats(0, 100), min_size=6, max_size=6)
-kills = st.lists(st.integers(1, 60), max_size=8)
+attempts = st.lists(st.tuples(st.integers(1, 60), st.integers(0, 2)), max_size=8)
+"""At which call each start of the run is killed, and how often it puts by what a round has come to."""
 
 
 @contextmanager
@@ -48,11 +49,11 @@ class Dead(BaseException):
     """Stands for a kill -9: unlike an error it is not for anybody to catch."""
 
 
-def learn(journal: Journal, standing: Standing, rows: list[list[float]]) -> Standing:
+def learn(journal: Journal, standing: Standing, rows: list[list[float]], states: int, keep: bool) -> Standing:
     """What a run does of a round that is not finished: states inside it, its checkpoint, its scores."""
     number = standing.finished + 1
     if standing.trained is None:
-        for step in (1, 2):
+        for step in range(1, states + 1):
             with journal.replacing(HALFWAY, lambda: {"round": number, "step": step}) as folder:  # noqa: B023
                 assert folder is not None
                 (folder / "state").write_text(f"{number}, {step}")
@@ -62,7 +63,7 @@ def learn(journal: Journal, standing: Standing, rows: list[list[float]]) -> Stan
             (folder / "weights").write_text(f"{number}")
         standing = replace(standing, trained=record)
     assert standing.trained is not None
-    journal.checkpoint_made(number, keep=True)
+    journal.checkpoint_made(number, keep)
     record = standing.trained | {"scores": {"standard": dict(zip(TASKS, rows[number - 1], strict=False))}}
     standing = replace(standing, rounds=(*standing.rounds, record), trained=None)
     journal.write_round(number, record)
@@ -70,26 +71,23 @@ def learn(journal: Journal, standing: Standing, rows: list[list[float]]) -> Stan
     return standing
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
-@given(scores, kills)
-def test_what_is_read_back_is_what_was_written(drawn: list[float], deaths: list[int]) -> None:
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(scores, attempts, st.booleans())
+def test_what_is_read_back_is_what_was_written(drawn: list[float], killed: list[tuple[int, int]], keep: bool) -> None:
     rows = [drawn[:1], drawn[1:3], drawn[3:]]
     with TemporaryDirectory() as folder:
-        finished, deaths = 0, [*deaths, 0]
-        while finished < len(TASKS):
-            journal = Journal(Path(folder, "run"), TASKS)
-            try:
-                with killed_at(deaths[0]):
-                    deaths = deaths[1:] or [0]
-                    standing = opened(journal)
-                    assert standing.finished >= finished, "nothing finished is lost"
-                    while (finished := standing.finished) < len(TASKS):
-                        standing = learn(journal, standing, rows)
-            except Dead:
-                pass
+        finished, journal = 0, Journal(Path(folder, "run"), TASKS)
+        for call, states in (*killed, (0, 0)):
+            with killed_at(call), suppress(Dead):
+                standing = opened(journal)
+                assert standing.finished >= finished, "nothing finished is lost"
+                while (finished := standing.finished) < len(TASKS):
+                    standing = learn(journal, standing, rows, states, keep)
             finished = check(journal, rows, finished)
-        assert not [*Path(folder, "run").rglob("*.tmp"), *Path(folder, "run").rglob("*.old")]
-        assert [int(Path(folder, "run", f"checkpoint-round{t}", "weights").read_text()) for t in (1, 2, 3)] == [1, 2, 3]
+        assert finished == len(TASKS)
+        left = {path.name for path in journal.folder.iterdir() if path.is_dir()}
+        assert left == {CHECKPOINT, "rounds", *(f"{CHECKPOINT}-round{t}" for t in (1, 2, 3) if keep)}
+        assert not [*journal.folder.rglob("*.tmp")]
 
 
 def opened(journal: Journal) -> Standing:
