@@ -164,7 +164,7 @@ def said(value: Any) -> Any:
     return (type(value).__name__ if isinstance(value, bool | str | None) else "number", value)
 
 
-CONFUSABLE = (
+CONFUSABLE: tuple[Any, ...] = (
     *(
         None,
         "null",
