@@ -40,13 +40,14 @@ from trace_cl.records.progress import Progress
 from trace_cl.records.terms import Terms
 from trace_cl.records.terms import findings as findings_of_terms
 from trace_cl.signals import ENDING, Stopped, listening, signals
-from trace_cl.strategies.base import Example, Held, Phase, Round, Strategy, Unsuitable, shape_of
+from trace_cl.strategies.base import Example, Held, Phase, Round, Strategy, Unsuitable
 from trace_cl.strategies.streams import stream
 from trace_cl.training import engines, halfway
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.failures import Place, stop_unless_finite
 from trace_cl.training.model import (
     check_positions,
+    count,
     cut_matters,
     device_and_dtype,
     is_spread,
@@ -228,6 +229,7 @@ class Run:
             self.logger.log("round", 0, score_curves(base["scores"][self.config.metrics.variant]))
         for round in self.rounds[self.standing.finished :]:
             if self.standing.trained is None:
+                self.refuse_without_space(round)
                 self.train(round)
             self.finish(round)
 
@@ -246,7 +248,6 @@ class Run:
         torch.manual_seed(stream(self.config.seed, "round", round.number))
         plan.select_first(self.strategy, round, self.model)
         record = plan.plan_round(self.strategy, round, self.model, self.config.training.global_batch)
-        self.refuse_without_space(record)
         self.terms = Terms(self.strategy.terms if round.past else ())
         for line in on_the_first(self.ranks, lambda: self.journal.steps(round.number)):
             self.terms.add(line)
@@ -265,18 +266,19 @@ class Run:
         nothing = {"step": 0, "seconds": 0.0}
         return nothing if self.standing.halfway is None else unsealed(self.standing.halfway / SEAL)
 
-    def refuse_without_space(self, record: dict[str, Any]) -> None:
+    def refuse_without_space(self, round: Round) -> None:
         """Raises UserError where the disk has no room for what the round will put by."""
-        numbers = sum(shape_of(p).numel() for p in set(self.model.parameters()))
-        saved = record["trainable_parameters"] if self.strategy.changes_architecture else numbers
+        plan.select_first(self.strategy, round, self.model)
+        learning = count(set(self.model.parameters()), trainable=True)
+        saved = learning if self.strategy.changes_architecture else count(set(self.model.parameters()))
         settings = self.config.checkpoint
         inside = settings.every_minutes is not None or settings.every_steps is not None
         # Weights, and AdamW's two moments, in fp32; for a while the last such state stands beside the new one.
-        needed = saved * self.model.dtype.itemsize + inside * 2 * 12 * record["trainable_parameters"]
+        needed = saved * self.model.dtype.itemsize + inside * 2 * 12 * learning
         free = on_the_first(self.ranks, lambda: shutil.disk_usage(self.journal.folder).free)
         if free < needed:
             raise UserError(
-                f"round {record['round']} puts up to {plan.size(needed)} by in {self.journal.folder}, and "
+                f"round {round.number} puts up to {plan.size(needed)} by in {self.journal.folder}, and "
                 f"{plan.size(free)} are free: make room, or set checkpoint.every_minutes=null"
             )
 
@@ -286,6 +288,7 @@ class Run:
         learner = self.engine.train(self.model, self.strategy.loss, answerer)
         self.strategy.begin_round(round, learner)
         loss = self.take_steps(round, learner, half, began)
+        torch.manual_seed(stream(self.config.seed, "end", round.number))
         logged = self.strategy.end_round(round, learner)
         learner.close()
         return loss, logged

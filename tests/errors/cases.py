@@ -526,13 +526,13 @@ SECTIONS = {
         Case(
             "a task needs more positions than there are",
             "",
-            "C-STANCE needs 39 positions, and the model has 8 (max_position_embeddings): lower training.total_tokens, evaluation.prompt_tokens or benchmark.tasks.C-STANCE.answer_tokens (8), or take another model",
+            "C-STANCE needs 543 positions, and the model has 8 (max_position_embeddings): lower training.total_tokens, evaluation.prompt_tokens or benchmark.tasks.C-STANCE.answer_tokens (512), or take another model",
             lambda at: at.configure(max_position_embeddings=8),
         ),
         Case(
             "the same, in a dry run",
             "dry_run=true",
-            "C-STANCE needs 39 positions, and the model has 8 (max_position_embeddings): lower training.total_tokens, evaluation.prompt_tokens or benchmark.tasks.C-STANCE.answer_tokens (8), or take another model",
+            "C-STANCE needs 543 positions, and the model has 8 (max_position_embeddings): lower training.total_tokens, evaluation.prompt_tokens or benchmark.tasks.C-STANCE.answer_tokens (512), or take another model",
             lambda at: at.configure(max_position_embeddings=8),
         ),
         Case(
@@ -608,7 +608,7 @@ SECTIONS = {
         Case(
             "runs_dir has too long a name",
             "runs_dir={runs}/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
-            "RUNS/xxx…/trace/tiny/seqft/seed1 has a longer name in it than the file system takes: set runs_dir to another folder",
+            "RUNS/xxx…/trace/tiny/seqft-order_C-STANCE+FOMC-C-STANCE.epochs1-FOMC.epochs-5ec35d17/seed1 has a longer name in it than the file system takes: set runs_dir to another folder",
         ),
         Case(
             "runs_dir cannot be written to",
@@ -643,17 +643,52 @@ SECTIONS = {
             begun=True,
         ),
         Case(
-            "the matrix is of other tasks",
+            "the manifest is lost",
             "",
-            "RUN/matrix.csv: its header is not round,C-STANCE,FOMC; move the run away and start anew",
-            lambda at: at.replace(at.in_run("matrix.csv"), "round,Py150\n1,50.0\n"),
+            "RUN/manifest.json is missing beside matrix.csv, so that nobody can tell what the run stands on: move RUN away and start anew",
+            lambda at: at.remove(at.in_run("manifest.json")),
             begun=True,
         ),
         Case(
-            "a score is missing",
+            "the manifest is torn",
             "",
-            "RUN/matrix.csv: a score is missing below the diagonal; move the run away and start anew",
-            lambda at: at.replace(at.in_run("matrix.csv"), "round,C-STANCE,FOMC\n1,,\n"),
+            "RUN/manifest.json is damaged (Expecting value: line 1 column 1 (char 0)): move the run away",
+            lambda at: at.replace(at.in_run("manifest.json"), ""),
+            begun=True,
+        ),
+        Case(
+            "the manifest was altered",
+            "",
+            "RUN/manifest.json is not what the run wrote: move the run away",
+            lambda at: at.reword(at.in_run("manifest.json"), '"epochs": 1', '"epochs": 2'),
+            begun=True,
+        ),
+        Case(
+            "its configuration is torn",
+            "",
+            "RUN/config.yaml is damaged (it holds no settings): move the run away",
+            lambda at: at.replace(at.in_run("config.yaml"), ""),
+            begun=True,
+        ),
+        Case(
+            "what it ran on is torn",
+            "",
+            "RUN/environment.json is damaged (it holds no object): move the run away",
+            lambda at: at.replace(at.in_run("environment.json"), "[]"),
+            begun=True,
+        ),
+        Case(
+            "another process is at it",
+            "",
+            "RUN is being run by another process: wait for it, or end it",
+            lambda at: at.hold(),
+            begun=True,
+        ),
+        Case(
+            "its file system has no locks",
+            "",
+            "RUN lies on a file system without locks (ENOLCK), where two processes could write one run: set runs_dir to a folder on another",
+            lambda at: at.lockless(),
             begun=True,
         ),
         Case(
@@ -666,9 +701,16 @@ SECTIONS = {
     ],
     "Checkpoint": [
         Case(
-            "a tensor is missing",
+            "it is lost",
             "",
-            "RUN/checkpoint: its weights are not those of its configuration, they lack model.norm.weight: take both from one model",
+            "RUN/checkpoint is missing; no other state of the run is whole, and 1 rounds are finished: move RUN away and start anew",
+            lambda at: at.remove(at.in_run("checkpoint")),
+            begun=True,
+        ),
+        Case(
+            "its weights were altered",
+            "",
+            "RUN/checkpoint/model.safetensors is not what the run wrote; no other state of the run is whole, and 1 rounds are finished: move RUN away and start anew",
             lambda at: at.reweigh(
                 lambda weights: {k: v for k, v in weights.items() if k != "model.norm.weight"}, at.in_run("checkpoint")
             ),
@@ -677,15 +719,29 @@ SECTIONS = {
         Case(
             "its weights are cut short",
             "",
-            "RUN/checkpoint holds no model that can be read: Error while deserializing header: incomplete metadata, file not fully covered",
+            "RUN/checkpoint/model.safetensors is not what the run wrote; no other state of the run is whole, and 1 rounds are finished: move RUN away and start anew",
             lambda at: os.truncate(at.in_run("checkpoint", "model.safetensors"), 100_000),
             begun=True,
         ),
         Case(
-            "its config.json is of a larger model",
+            "its config.json was altered",
             "",
-            "RUN/checkpoint: its weights are not those of its configuration, they lack model.layers.2.input_layernorm.weight and 8 more: take both from one model",
+            "RUN/checkpoint/config.json is not what the run wrote; no other state of the run is whole, and 1 rounds are finished: move RUN away and start anew",
             lambda at: at.configure(at.in_run("checkpoint"), num_hidden_layers=3),
+            begun=True,
+        ),
+        Case(
+            "its tokenizer is lost",
+            "",
+            "RUN/checkpoint/tokenizer.json is missing; no other state of the run is whole, and 1 rounds are finished: move RUN away and start anew",
+            lambda at: at.remove(at.in_run("checkpoint", "tokenizer.json")),
+            begun=True,
+        ),
+        Case(
+            "it says that it is of another round",
+            "",
+            "RUN/checkpoint/round.json is not what the run wrote; no other state of the run is whole, and 1 rounds are finished: move RUN away and start anew",
+            lambda at: at.reword(at.in_run("checkpoint", "round.json"), '"round": 1', '"round": -1'),
             begun=True,
         ),
     ],

@@ -1,5 +1,7 @@
 """Where one mistake is made: a model, a benchmark and a folder for runs, all whole but for it."""
 
+import errno
+import fcntl
 import json
 import re
 import shutil
@@ -114,6 +116,19 @@ class Place:
         """Let the machine have so many GPUs."""
         self.patch.setattr("torch.cuda.is_available", lambda: count > 0)
         self.patch.setattr("torch.cuda.device_count", lambda: count)
+
+    def hold(self) -> None:
+        """Let another process be at the run."""
+        self.held = self.in_run(".lock").open("a")
+        fcntl.flock(self.held, fcntl.LOCK_EX)
+
+    def lockless(self) -> None:
+        """Let the file system have no locks."""
+
+        def refused(*arguments: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        self.patch.setattr("fcntl.flock", refused)
 
     def offline(self) -> None:
         """Let the hub be nowhere."""

@@ -132,5 +132,6 @@ def _kind(value: object) -> str:
     if value is None:
         return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "an array", dict: "an object"}
-    name = names.get(type(value), f"a {type(value).__name__}")
+    kind = dict if isinstance(value, dict) else type(value)
+    name = names.get(kind, f"a {kind.__name__}")
     return name if value or isinstance(value, bool | int | float) else f"empty {name}"
