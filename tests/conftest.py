@@ -28,7 +28,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=2048,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )

@@ -9,7 +9,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from time import perf_counter
@@ -202,7 +202,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.rounds = self.benchmark.rounds(self.config.seed)
-        self.answers = Answers(self.journal.folder / "answers" / f"rank{self.ranks.rank}.jsonl", stop_if_asked)
+        self.answers = Answers(self.journal.folder / "answers" / f"rank{self.ranks.rank}.jsonl", self.stop_if_asked)
         self.put_by_at = perf_counter()
         planned = [plan.tokens(self.strategy.phases(round)) for round in self.rounds]
         self.progress = Progress(planned, [task.name for task in self.benchmark.tasks], shown=self.ranks.first)
@@ -404,6 +404,13 @@ class Run:
         parts = halfway.load(learner, half["steps"], self.standing.halfway, self.ranks)
         self.strategy.resume(Held(half["values"], parts))
 
+    def stop_if_asked(self) -> None:
+        """End between two batches of answers, which are kept: each rank by itself, unless they answer in step."""
+        if signals.checkpoint:
+            signals.put_by()
+        if signals.end and not is_spread(self.model):
+            raise Stopped(signals.end)
+
     def stop_together(self) -> None:
         """End here if any rank was asked to."""
         if end := self.asked(0)[0]:
@@ -437,7 +444,9 @@ class Run:
                 settled=settled_by(task.metric, task.references),
                 kept=self.answers.of(f"{round}/{task.name}"),
             )
-            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], answerer)
+            with suppress(Stopped):  # the others have answers to give yet
+                answers = self.strategy.answer(task, [task.prompts[i] for i in mine], answerer)
+            self.stop_together()
             scored = score(
                 task.metric,
                 [task.indices[i] for i in mine],
@@ -502,11 +511,3 @@ def told(loss: float, noted: Mapping[str, float]) -> dict[str, float]:
 def to_ms(seconds: float) -> float:
     """Seconds with three decimals: what lies below is noise."""
     return float(f"{seconds:.3f}")
-
-
-def stop_if_asked() -> None:
-    """End between two batches of answers, each rank by itself: all that has been answered is kept."""
-    if signals.checkpoint:
-        signals.put_by()
-    if signals.end:
-        raise Stopped(signals.end)

@@ -72,6 +72,7 @@ def test_buffers_that_earlier_versions_wrote_are_let_be(tmp_path: Path) -> None:
         if name != "lm_head.weight"
     }
     masks = {f"h.{layer}.attn.bias": torch.ones(1, 1, 16, 16).bool() for layer in range(2)}
+    masks |= {f"h.{layer}.attn.masked_bias": torch.tensor(-1e4) for layer in range(2)}
     save_file({**old, **masks}, tmp_path / "gpt2" / "model.safetensors", metadata={"format": "pt"})
     check_folder(tmp_path / "gpt2")
     assert same(load_model(str(tmp_path / "gpt2"), torch.float32), model.state_dict())

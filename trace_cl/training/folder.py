@@ -43,8 +43,9 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 AS_IT_CAME = "take the file as it came with the model"
 TAKE_WHOLE = "such weights cannot be trained, take those in bf16 or fp32"
 
-KNOWN_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias|position_ids)$")
-"""What earlier versions of transformers wrote besides the weights, and now computes."""
+KNOWN_BUFFERS = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
+"""Masks that earlier versions of transformers wrote beside the weights of GPT-2 and its kin. (Of what else they wrote,
+as rotary frequencies, transformers itself says that it may be there.)"""
 
 
 def check_folder(folder: Path) -> None:
