@@ -38,6 +38,9 @@ KILLS ?= 100
 test-crash: .venv/ready ## runs killed a hundred times, at each of their writes an error, two starters; KILLS=12 for fewer
 	KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/crash -m "crash or not crash" $(ARGS)
 
+test-fuzz: .venv/ready ## a hundred thousand mutated files, of a benchmark and of a run
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz $(ARGS)
+
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -88,4 +91,4 @@ table%: ## a table of the paper (3, 4, 7, 24 to 42): table3 MODEL=tiny SEEDS="1 
 
 tables: ## Tables 3 and 29 to 42
 
-.PHONY: help setup run results report bench test test-distributed test-grid test-crash lint audit docs package tables $(TABLES)
+.PHONY: help setup run results report bench test test-distributed test-grid test-crash test-fuzz lint audit docs package tables $(TABLES)
