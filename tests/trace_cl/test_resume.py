@@ -11,8 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from omegaconf import DictConfig
 from support import TASKS, Killed, compose, everything, killed_at
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from trace_cl.errors import UserError
 from trace_cl.naming import run_folder
@@ -21,6 +23,8 @@ from trace_cl.records.files import SEAL, sealed, unsealed, write
 from trace_cl.records.journal import Journal
 from trace_cl.run import Run, start
 from trace_cl.signals import Stopped, listening, signals
+from trace_cl.tiny import CHECKPOINT
+from trace_cl.training.model import load_tokenizer
 from trace_cl.training.torch_engine import TorchLearner
 
 Configure = Callable[..., DictConfig]
@@ -394,3 +398,32 @@ def test_a_seal_is_of_what_json_holds() -> None:
     """Keys that are numbers become texts, and sort otherwise."""
     content = {"steps": {10: 1, 9: (1, 2)}}
     assert json.loads(sealed(content))["sha256"] == json.loads(sealed(json.loads(json.dumps(content))))["sha256"]
+
+
+def test_where_dropout_follows_the_cut_a_run_goes_on_with_its_own(configure: Configure, tmp_path: Path) -> None:
+    """GPT-2 draws its masks by micro-batch: cut otherwise, they would be others."""
+    tokenizer = load_tokenizer(str(CHECKPOINT))
+    torch.manual_seed(0)
+    sizes = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    GPT2LMHeadModel(sizes).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+
+    def gpt2(runs: str, *overrides: str) -> DictConfig:
+        return configure(tmp_path / runs, f"model.path={tmp_path / 'gpt2'}", "benchmark.order=[FOMC]", *overrides)
+
+    start(gpt2("whole"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TorchLearner, "step", killed_at(TorchLearner.step, 4))
+        with pytest.raises(Killed):
+            start(gpt2("killed"))
+    with pytest.raises(UserError, match=r"begun with training\.tokens_per_batch=8192, and the model's dropout, which"):
+        start(gpt2("killed", "training.tokens_per_batch=100"))
+    start(gpt2("killed"))
+    assert everything(folder_of(gpt2("killed"))) == everything(folder_of(gpt2("whole")))
