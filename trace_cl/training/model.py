@@ -130,14 +130,15 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
         raise UserError(f"{folder}: its tokenizer has no tokens; take the one that belongs to the model")
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: its tokenizer has no end-of-sequence token, which every answer must end with")
-    vocabulary = read_config(Path(folder)).get_text_config().vocab_size
-    # Tokens that a tokenizer's class adds to its own (Qwen2's does) may have no place in the model: nobody uses them.
-    needed = max(tokenizer.vocab_size, tokenizer.eos_token_id + 1)
-    if needed > vocabulary:
-        raise UserError(
-            f"{folder}: its tokenizer has {needed} tokens and its model {vocabulary} (vocab_size in config.json); "
-            "take the tokenizer that belongs to the model"
-        )
+    if (Path(folder) / "config.json").exists():  # an adapter's folder has a tokenizer, and no model
+        vocabulary = read_config(Path(folder)).get_text_config().vocab_size
+        # What a tokenizer's class adds to its own tokens (Qwen2's does) may have no place in the model: nobody uses it.
+        needed = max(tokenizer.vocab_size, tokenizer.eos_token_id + 1)
+        if needed > vocabulary:
+            raise UserError(
+                f"{folder}: its tokenizer has {needed} tokens and its model {vocabulary} (vocab_size in config.json); "
+                "take the tokenizer that belongs to the model"
+            )
     return tokenizer
 
 
