@@ -86,7 +86,7 @@ def main(overrides: list[str]) -> None:
         config = hydra.compose("config", ["model=llama2-chat-7b", *overrides])
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     architecture = AutoConfig.for_model(**as_dict(config.model.architecture))
-    encoder = Encoder(load_tokenizer(str(CHECKPOINT)), config.training.prompt_tokens, config.training.answer_tokens)
+    encoder = Encoder(load_tokenizer(str(CHECKPOINT)), config.training.total_tokens, config.evaluation.prompt_tokens)
     [task, *_] = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
     steps = global_batches(task.train * 10, config.training.global_batch, "engines")
     batches = [batch for _, batch in zip(range(STEPS), steps, strict=False)]

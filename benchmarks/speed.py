@@ -90,7 +90,7 @@ def main(overrides: list[str]) -> None:
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
     TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).to_devices(model)
-    encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
+    encoder = Encoder(tokenizer, config.training.total_tokens, config.evaluation.prompt_tokens)
     tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
     mixture = [example for task in tasks for example in task.train[:100]]
     shuffled = [example for batch in global_batches(mixture, len(mixture), "mixture") for example in batch]

@@ -7,10 +7,10 @@ the benchmark files; a new one is a file here and an entry there. This package k
 from .accuracy import accuracy, first_character
 from .macro_f1 import macro_f1
 from .matrix import FIGURES, Figure, backward_transfer, figures, learned, overall_performance
-from .pairs import VARIANTS, Metric, Variant
+from .pairs import VARIANTS, Metric, Variant, settled_when
 from .rouge_l import rouge_l
 from .sari import sari
-from .scoring import is_of_corpus, score_answers, score_corpus
+from .scoring import Settled, is_of_corpus, score_answers, score_corpus, settled_by
 from .similarity import similarity
 
 METRICS: dict[str, Metric] = {
@@ -28,6 +28,7 @@ __all__ = [
     "VARIANTS",
     "Figure",
     "Metric",
+    "Settled",
     "Variant",
     "accuracy",
     "backward_transfer",
@@ -41,5 +42,7 @@ __all__ = [
     "sari",
     "score_answers",
     "score_corpus",
+    "settled_by",
+    "settled_when",
     "similarity",
 ]

@@ -12,7 +12,7 @@ class MacroF1:
     def __call__(
         self, predictions: Sequence[str], references: Sequence[str], variant: Variant = "standard"
     ) -> list[float]:
-        """100 where the stripped prediction equals the stripped reference, else 0; one score an example.
+        """100 where the prediction equals the reference, else 0; one score an example.
 
         Raises:
             ValueError: unequal lengths or an unknown variant.
@@ -32,7 +32,9 @@ class MacroF1:
         right = accuracy(predictions, references, variant)
         if not right:
             raise ValueError("Macro-F1 needs at least one example.")
-        predicted, expected = ([text.strip() for text in texts] for texts in (predictions, references))
+        predicted, expected = list(predictions), list(references)
+        if variant == "standard":
+            predicted, expected = ([text.strip() for text in texts] for texts in (predicted, expected))
         total = 0.0
         for name in sorted(set(expected)):
             hits = sum(score > 0 for score, reference in zip(right, expected, strict=True) if reference == name)

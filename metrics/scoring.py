@@ -1,6 +1,6 @@
 """How a metric is asked, with what it wants to know: for the scores of single answers, and for the figure of all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 from math import fsum
 from typing import Any
@@ -35,6 +35,22 @@ def score_corpus(
 def is_of_corpus(metric: Metric) -> bool:
     """Whether the figure of all answers is something else than the mean of their scores."""
     return hasattr(metric, "corpus")
+
+
+Settled = Callable[[str], bool]
+"""Whether an answer that begins with this text has its score, whatever follows."""
+
+
+def settled_by(metric: Metric, references: Iterable[str]) -> Settled | None:
+    """When an answer is settled whichever of a task's references it is held against; None where every word counts.
+
+    All references, because a strategy may ask in another order, and other prompts than those of the task.
+    """
+    rule = getattr(metric, "settled", None)
+    if rule is None:
+        return None
+    different = sorted(set(references))
+    return lambda text: all(rule(text, reference) for reference in different)
 
 
 def _ask(

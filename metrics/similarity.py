@@ -18,7 +18,8 @@ def similarity(predictions: Sequence[str], references: Sequence[str], variant: V
     `<NUM_LIT>` becomes 0, a bare `<STR_LIT>` nothing. Two texts of which nothing is left are equal and score 100.
 
     `trace_compat` rounds to a whole number, as `fuzzywuzzy.fuzz.ratio` with its C extension does, and gives 0
-    where either text is empty, both included: TRACE leaves such pairs out of its sum but not out of its count.
+    where either text is empty, both included: TRACE leaves such pairs out of its sum but not out of its count. Markers
+    are resolved one after the other, each wherever it stands by then: that tells where one holds another.
 
     Raises:
         ValueError: unequal lengths or an unknown variant.
@@ -33,11 +34,20 @@ def _resolve_literals(code: str) -> str:
     return _LITERAL_WITH_VALUE.sub(r"\1", code).strip()
 
 
+def _resolve_one_by_one(code: str) -> str:
+    for marker, value in _BARE_LITERALS.items():
+        code = code.replace(marker, value)
+    for found in _LITERAL_WITH_VALUE.finditer(code):
+        code = code.replace(found[0], found[1])
+    return code
+
+
 def _ratio(prediction: str, reference: str) -> float:
     return 100.0 * Indel.normalized_similarity(_resolve_literals(prediction), _resolve_literals(reference))
 
 
 def _rounded_ratio(prediction: str, reference: str) -> float:
-    if not (_resolve_literals(prediction) and _resolve_literals(reference)):
+    resolved, expected = _resolve_one_by_one(prediction), _resolve_one_by_one(reference)
+    if not (resolved and expected):
         return 0.0
-    return float(round(_ratio(prediction, reference)))
+    return float(round(100.0 * Indel.normalized_similarity(resolved, expected)))

@@ -141,8 +141,8 @@ class Answerer(Protocol):
     """What answers prompts."""
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
-        """Greedy answers to prompts of token ids, of at most `tokens` tokens (default: as many as the task's answers
-        can need)."""
+        """Greedy answers to prompts of token ids, whole texts of at most `tokens` tokens. By default what the task's
+        score needs: while answers are scored, they end where nothing that follows can change it."""
         ...
 
 

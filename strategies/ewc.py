@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .base import Bytes, Learner, Round
 from .seqft import SeqFT
+from .settings import COUNT, NOT_NEGATIVE, SHARE
 
 
 @dataclass
@@ -38,12 +39,9 @@ class EWC(SeqFT):
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""
-        if not 0 <= self.strength < float("inf"):
-            raise ValueError(f"strategy.strength={self.strength:g} must be a number of at least 0")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"strategy.decay={self.decay:g} is not between 0 and 1")
-        if self.fisher_examples < 1:
-            raise ValueError(f"strategy.fisher_examples={self.fisher_examples} must be at least 1")
+        NOT_NEGATIVE.check("strategy.strength", self.strength)
+        SHARE.check("strategy.decay", self.decay)
+        COUNT.check("strategy.fisher_examples", self.fisher_examples)
         self.kept: dict[str, dict[str, Tensor]] = {"fisher": {}, "anchor": {}}
 
     def begin_round(self, round: Round, learner: Learner) -> None:

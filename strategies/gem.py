@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .base import Bytes, Held, Learner, Parts, Round, Task
 from .seqft import SeqFT
+from .settings import COUNT, NOT_NEGATIVE
 
 SOLVERS = ("quadprog", "daqp")
 """The first is the more exact on programs this small; the second stands in, should it give up."""
@@ -139,8 +140,9 @@ class GEM(SeqFT):
             if getattr(self, key) not in allowed:
                 raise ValueError(f"strategy.{key}={getattr(self, key)} is not one of {', '.join(allowed)}")
         for key in ("memory_size", "memory_batch", "refresh_every"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"strategy.{key}={getattr(self, key)} must be at least 1")
+            COUNT.check(f"strategy.{key}", getattr(self, key))
+        for key in ("margin", "eps"):
+            NOT_NEGATIVE.check(f"strategy.{key}", getattr(self, key))
         self.kept: dict[str, list[int]] = {}
         self.last: dict[str, dict[str, Tensor]] = {}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL_TARGETS
 from torch import Tensor, nn
@@ -19,7 +19,9 @@ from .base import LoadModel, Round, Unsuitable
 from .dropout import ExampleDropout
 from .layers import decoder_layers
 from .seqft import SeqFT
+from .settings import BELOW_ONE, COUNT
 from .streams import stream
+from .tensors import read_tensors
 
 
 @dataclass
@@ -39,6 +41,12 @@ class LoraSeqFT(SeqFT):
     name = "lora_seqft"
     changes_architecture = True
 
+    def __post_init__(self) -> None:
+        """Raise ValueError naming the key."""
+        COUNT.check("strategy.r", self.r)
+        COUNT.check("strategy.alpha", self.alpha)
+        BELOW_ONE.check("strategy.dropout", self.dropout)
+
     def build(self, load: LoadModel, checkpoint: Path | None, rounds: Sequence[Round]) -> PreTrainedModel:
         model = load(None)
         config = LoraConfig(
@@ -53,6 +61,7 @@ class LoraSeqFT(SeqFT):
         with warnings.catch_warnings(), fork_rng(devices=[]):
             warnings.simplefilter("ignore", FutureWarning)  # peft asks the model for something by its old name
             torch.manual_seed(stream(rounds[0].seed, "lora"))
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are refused below, by name
             if checkpoint is None:
                 adapted: PeftModel = get_peft_model(model, config, **held)
             else:
@@ -61,6 +70,10 @@ class LoraSeqFT(SeqFT):
             for name, dropout in layer.lora_dropout.items():
                 if isinstance(dropout, nn.Dropout):
                     layer.lora_dropout[name] = ExampleDropout(dropout.p, number)
+        if checkpoint is not None:
+            # peft goes on without what is missing, and passes over what it has no place for.
+            own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+            read_tensors(checkpoint / "adapter_model.safetensors", {name: part.shape for name, part in own.items()})
         # It answers to everything that the runner asks of a model.
         return cast(PreTrainedModel, adapted.eval())
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from .base import Batch, Bytes, Learner, LoadModel, Model, Round
 from .seqft import SeqFT
+from .settings import NOT_NEGATIVE, POSITIVE
 
 
 def distillation(logits: Tensor, old: Tensor, temperature: float) -> Tensor:
@@ -44,10 +45,8 @@ class LwF(SeqFT):
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""
-        if not 0 <= self.strength < float("inf"):
-            raise ValueError(f"strategy.strength={self.strength:g} must be a number of at least 0")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"strategy.temperature={self.temperature:g} must be greater than 0")
+        NOT_NEGATIVE.check("strategy.strength", self.strength)
+        POSITIVE.check("strategy.temperature", self.temperature)
 
     def build(self, load: LoadModel, checkpoint: Path | None, rounds: Sequence[Round]) -> PreTrainedModel:
         model = load(checkpoint)

@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .base import Answerer, LoadModel, Phase, Round, Strategy, Task, shape_of
+from .settings import COUNT
 from .streams import stream
+from .tensors import read_tensors
 
 FILE = "prompts.safetensors"
 
@@ -54,8 +56,7 @@ class ProgressivePrompts(Strategy):
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""
-        if self.prompt_tokens < 1:
-            raise ValueError(f"strategy.prompt_tokens={self.prompt_tokens} must be at least 1")
+        COUNT.check("strategy.prompt_tokens", self.prompt_tokens)
 
     def build(self, load: LoadModel, checkpoint: Path | None, rounds: Sequence[Round]) -> PreTrainedModel:
         model = load(None)
@@ -65,7 +66,8 @@ class ProgressivePrompts(Strategy):
             ids = torch.randint(size_of(words), (len(rounds), self.prompt_tokens), generator=draw)
             prompts = [words(row.to(model.device)).detach() for row in ids]
         else:
-            saved = load_file(checkpoint / FILE)
+            size = [self.prompt_tokens, shape_of(words.get_parameter("weight"))[1]]
+            saved = read_tensors(checkpoint / FILE, {f"prompt{round.number}": size for round in rounds})
             prompts = [saved[f"prompt{round.number}"] for round in rounds]
         model.set_input_embeddings(PromptEmbedding(words, prompts))
         self.numbers = {round.task.name: round.number for round in rounds}

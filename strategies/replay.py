@@ -6,6 +6,7 @@ from typing import Any
 
 from .base import Learner, Phase, Round
 from .seqft import SeqFT
+from .settings import COUNT, SHARE
 
 
 @dataclass
@@ -25,10 +26,8 @@ class Replay(SeqFT):
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""
-        if not 0 <= self.ratio <= 1:
-            raise ValueError(f"strategy.ratio={self.ratio:g} is not between 0 and 1 (a share of each past task)")
-        if self.epochs < 1:
-            raise ValueError(f"strategy.epochs={self.epochs} must be at least 1")
+        SHARE.check("strategy.ratio", self.ratio)
+        COUNT.check("strategy.epochs", self.epochs)
         if self.mix not in ("after", "together"):
             raise ValueError(f"strategy.mix={self.mix} is not one of after, together")
         self.uses_instructions = self.instructions

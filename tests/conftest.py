@@ -10,6 +10,8 @@ import torch
 from support import TASKS, compose
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from trace_cl.build import build_strategy
+from trace_cl.naming import run_folder
 from trace_cl.run import start
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.model import load_tokenizer
@@ -26,7 +28,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=1024,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
@@ -54,22 +56,23 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, small_model: Path, small_root: Path) -> Callable[..., Path]:
-    """Start a run of the small model on the small benchmark; gives its directory."""
+    """Start a run of the small model on the small benchmark; gives its directory, whose method begins with `method`."""
 
-    def start_run(*overrides: str, method: str = "seqft") -> Path:
-        start(
-            compose(
-                "benchmark=trace",
-                f"benchmark.root={small_root}",
-                f"benchmark.order=[{','.join(TASKS)}]",
-                "benchmark.tasks={MeetingBank:{epochs:2,answer_tokens:6}}",
-                f"model.path={small_model}",
-                "training.global_batch=5",
-                "training.learning_rate=0.01",
-                f"runs_dir={tmp_path / 'runs'}",
-                *overrides,
-            )
+    def start_run(*overrides: str, method: str = "") -> Path:
+        config = compose(
+            "benchmark=trace",
+            f"benchmark.root={small_root}",
+            f"benchmark.order=[{','.join(TASKS)}]",
+            "benchmark.tasks={MeetingBank:{epochs:2,answer_tokens:6}}",
+            f"model.path={small_model}",
+            "training.global_batch=5",
+            "training.learning_rate=0.01",
+            f"runs_dir={tmp_path / 'runs'}",
+            *overrides,
         )
-        return tmp_path / "runs" / "trace" / "tiny" / method / "seed1"
+        start(config)
+        folder = run_folder(config, build_strategy(config).name)
+        assert folder.parent.name.startswith(method)
+        return folder
 
     return start_run

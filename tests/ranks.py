@@ -19,7 +19,7 @@ from trace_cl.data.batches import collate
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator
 from trace_cl.run import start
-from trace_cl.strategies.base import Example, Learner, Parts, Round
+from trace_cl.strategies.base import Batch, Example, Learner, Model, Parts, Round
 from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection
 from trace_cl.strategies.seqft import SeqFT
@@ -271,3 +271,25 @@ class FailsOnTheSecondRank(SeqFT):
         if self.steps == 3 and os.environ["RANK"] == "1":
             raise RuntimeError("no room left")
         return {}
+
+
+class SickRow(SeqFT):
+    """The loss of one row is not a number."""
+
+    name = "sick_row"
+
+    def begin_round(self, round: Round, learner: Learner) -> None:
+        self.sick = round.task.train[3]
+
+    def loss(self, model: Model, batch: Batch) -> torch.Tensor:
+        loss = model.mean(batch)
+        return loss * float("nan") if self.sick in batch.examples else loss
+
+
+class TooLargeForTheSecondRank(SeqFT):
+    """One of two ranks runs out of memory in the midst of a step."""
+
+    def loss(self, model: Model, batch: Batch) -> torch.Tensor:
+        if os.environ["RANK"] == "1":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return model.mean(batch)

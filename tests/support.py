@@ -78,6 +78,12 @@ def killed_at(act: Callable[P, T], call: int) -> Callable[P, T]:
     return act_or_die
 
 
+def only_run(runs: Path) -> Path:
+    """The directory of the one run under `runs`."""
+    [folder] = runs.glob("*/*/*/seed*")
+    return folder
+
+
 @dataclass
 class FakeTask:
     """A task of twelve examples of made-up tokens."""

@@ -8,15 +8,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "trace_cl"
 
 FLOORS = (
     ("errors", "draw", "signals", "metrics", "strategies"),
-    ("names", "tiny"),
+    ("names", "paths", "tiny"),
     ("records",),
     ("config",),
     ("choices", "build"),
+    ("naming",),
     ("data",),
     ("training",),
+    ("decoding",),
     ("evaluation", "plan", "analysis"),
     ("run", "tables", "compare", "plots", "page", "results"),
     ("launch",),
+    ("command",),
     ("__main__",),
 )
 """Each imports from floors below its own alone."""

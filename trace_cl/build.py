@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import signature
+from inspect import isclass, signature
 from typing import Any, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -24,7 +24,7 @@ def build_strategy(config: DictConfig) -> Strategy:
     Raises UserError naming the key for a value the strategy has no use for.
     """
     with _naming("strategy"):
-        strategy: Strategy = _build("strategy", config.strategy)
+        strategy: Strategy = _build("strategy", config.strategy, Strategy)
         if config.hft:
             # Of its class it is none, but it has every name that a strategy has.
             return cast(Strategy, HalfFineTuning(strategy, Selection(**config.selection)))
@@ -38,7 +38,7 @@ def build_logger(config: DictConfig) -> Logger:
     Raises UserError for a package that is missing, and for a value the logger has no use for.
     """
     with _naming("logger"):
-        logger: Logger = _build("logger", config.logger)
+        logger: Logger = _build("logger", config.logger, Logger)
         return logger
 
 
@@ -54,16 +54,25 @@ def _defaults(kind: Any) -> dict[str, Any]:
     return {a.name: a.default for a in signature(kind).parameters.values() if a.default is not a.empty}
 
 
-def _build(name: str, section: DictConfig) -> Any:
-    """What `_target_` names, made of the other values; a dataclass makes each of its field's type."""
+def _build(name: str, section: DictConfig, like: type) -> Any:
+    """What `_target_` names, made of the other values; a dataclass makes each of its field's type.
+
+    It must be a class with the methods of `like`, of which it need not be derived.
+    """
     values = as_dict(section)
-    kind = look_up(f"{name}._target_", values.pop("_target_"))
+    target = values.pop("_target_")
+    kind = look_up(f"{name}._target_", target)
+    if lacking := [method for method in _methods(like) if not callable(getattr(kind, method, None))]:
+        raise UserError(f"{name}._target_={target} is no class of a {name}: it has no {', '.join(lacking[:3])}")
+    if not isclass(kind):
+        raise UserError(f"{name}._target_={target} is no class: name the class that it is made of")
     every = signature(kind).parameters.values()
     named = [argument for argument in every if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)]
     known = [argument.name for argument in named]
     for key in values:
         if key not in known and not any(argument.kind is argument.VAR_KEYWORD for argument in every):
-            raise UserError(f"{name}.{key}: {kind.__name__} takes no such value; nearest: {nearest(key, known)}")
+            others = f"nearest: {nearest(key, known)}" if known else "it takes none at all"
+            raise UserError(f"{name}.{key}: {kind.__name__} takes no such value; {others}")
     for argument in named:
         if argument.default is argument.empty and argument.name not in values:
             raise UserError(f"{name}.{argument.name} is not set: {kind.__name__} needs it")
@@ -72,6 +81,10 @@ def _build(name: str, section: DictConfig) -> Any:
         assert isinstance(typed, DictConfig)
         values = as_dict(typed)
     return kind(**values)
+
+
+def _methods(kind: type) -> list[str]:
+    return [name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")]
 
 
 def _is_dataclass(kind: Any) -> bool:

@@ -13,11 +13,23 @@ from trace_cl.config import CONF_DIR
 from trace_cl.errors import UserError, nearest
 
 
+def check_groups(arguments: Sequence[str], own: Path | None = None) -> None:
+    """Raise UserError for a group whose choice is no word, and a value without a key: Hydra has no word for them."""
+    known = groups(own)
+    for argument in arguments:
+        group, equals, choice = argument.partition("=")
+        if equals and not group:
+            raise UserError(f"{argument}: not understood as key=value (there is no key)")
+        if group in known and re.fullmatch(r"null|true|false|[\d.]+", choice, re.IGNORECASE):
+            raise UserError(f"{group}={choice}: no such choice; nearest: {nearest(choice, known[group])}")
+
+
 def compose(overrides: Sequence[str] = (), own: Path | None = None) -> DictConfig:
     """The configuration that a command line with these overrides makes; `own` is a folder with groups of one's own.
 
     Raises UserError for what is no key, no choice or no value.
     """
+    check_groups(overrides, own)
     found = [f"hydra.searchpath=['file://{own.absolute()}']"] if own else []
     try:
         with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -52,6 +64,8 @@ def explain(error: Exception, arguments: Sequence[str], own: Path | None = None)
         for name in choice.split(","):
             if choices and name not in choices and name in text:
                 return f"{group}={name}: no such choice; nearest: {nearest(name, choices)}"
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match[1]}: several values are a sweep's; add -m, or put the value in quotes"
     if match := re.search(r"Could not find 'hydra/launcher/(\w+)'", text):
         return (
             f"hydra/launcher={match[1]}: no such launcher is installed; "
@@ -60,7 +74,8 @@ def explain(error: Exception, arguments: Sequence[str], own: Path | None = None)
     if match := re.search(r"Could not override '([^']+)'", text):
         return f"{match[1]}: no such key; nearest: {nearest(match[1], known_keys(arguments, own))}"
     if match := re.search(r"Error merging override (\S+?)=", text):
-        return f"{match[1]}: {str(error.__cause__).splitlines()[0]}"
+        reason = str(error.__cause__).splitlines()[0]
+        return f"{match[1]}=null: it must have a value" if "is not Optional" in reason else f"{match[1]}: {reason}"
     return text
 
 

@@ -6,35 +6,75 @@ once.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import II, MISSING, DictConfig, OmegaConf
-from omegaconf.errors import InterpolationValidationError
+from omegaconf.errors import InterpolationValidationError, OmegaConfBaseException
 
 from trace_cl import metrics
 from trace_cl.errors import UserError, nearest
 from trace_cl.names import look_up
+from trace_cl.paths import check_benchmark, check_name, check_tasks
 from trace_cl.records.files import flatten
 from trace_cl.strategies.selection import Selection
+from trace_cl.strategies.settings import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, Range
 
 CONF_DIR = Path(__file__).parent / "conf"
 
 _YES, _NO = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 
+CHOICES: dict[str, tuple[str | int | None, ...]] = {
+    "metrics.variant": metrics.VARIANTS,
+    "evaluation.split": ("eval", "test"),
+    "checkpoints": ("newest", "all"),
+    "model.dtype": (None, "bf16", "fp32"),
+    "benchmark.source": ("files", "generated"),
+    "engine.name": ("auto", "torch", "deepspeed"),
+    "engine.zero_stage": (0, 2, 3),
+}
+"""The keys that take one of a few words or numbers."""
+
+RANGES = {
+    "benchmark.counts.*": COUNT,
+    "benchmark.max_test": COUNT,
+    "benchmark.max_train": COUNT,
+    "benchmark.tasks.*.answer_tokens": COUNT,
+    "benchmark.tasks.*.epochs": COUNT,
+    "checkpoint.every_minutes": POSITIVE,
+    "checkpoint.every_steps": COUNT,
+    "evaluation.prompt_tokens": COUNT,
+    "evaluation.tokens_per_batch": COUNT,
+    "model.adapter_learning_rate": POSITIVE,
+    "model.learning_rate": POSITIVE,
+    "seed": Range(0, 2**53),  # larger ones are no longer exact in JSON
+    "training.betas": BELOW_ONE,
+    "training.clip_norm": POSITIVE,
+    "training.eps": POSITIVE,
+    "training.global_batch": COUNT,
+    "training.learning_rate": POSITIVE,
+    "training.tokens_per_batch": COUNT,
+    "training.total_tokens": Range(2),  # one to learn, and one that it follows
+    "training.weight_decay": NOT_NEGATIVE,
+}
+"""What each number must be, of a list each of its numbers; those of `selection` and `strategy` are checked by their
+own classes."""
+
 
 @dataclass
 class TaskConfig:
-    """One task: how long it is learned, how it is scored, and how many generated tokens can change its score."""
+    """One task: how long it is learned, how it is scored, and how long its answers may be."""
 
     epochs: int = MISSING
     """Times that its training examples are gone through in its round."""
     metric: str = MISSING
     """How its answers are scored: a name of `metrics.METRICS`, or the dotted name of a metric of one's own."""
     answer_tokens: int = MISSING
-    """Tokens generated at most: as many as can still change the score."""
+    """Tokens generated at most; fewer where nothing that follows can change the score."""
 
 
 @dataclass
@@ -101,10 +141,8 @@ class TrainingConfig:
     """AdamW's."""
     clip_norm: float = 1.0
     """The norm that gradients are clipped to before each step."""
-    prompt_tokens: int = 1024
-    """Tokens of a prompt at most, its last ones, where it is learned and where it is answered."""
-    answer_tokens: int = 512
-    """Tokens of a learned answer at most, its first ones."""
+    total_tokens: int = 1536
+    """Tokens of an example at most, prompt and answer together: where it has more, the prompt loses its first ones."""
     tokens_per_batch: int = 8192
     """Tokens of a micro-batch on each device: changes speed and memory, not results."""
 
@@ -133,6 +171,8 @@ class EvaluationConfig:
 
     split: str = "test"
     """The split that is scored: `test` or `eval`."""
+    prompt_tokens: int = 1024
+    """Tokens of a prompt at most, its last ones, where it is answered."""
     zero_shot: bool = True
     """Whether to score the base model too, before the first round."""
     tokens_per_batch: int = 32768
@@ -205,11 +245,6 @@ def schema_defaults() -> dict[str, Any]:
     return {key: value for key, value in flatten(settings) if value != MISSING}
 
 
-def run_folder(config: DictConfig, method: str) -> Path:
-    """`<runs_dir>/<benchmark>/<model>/<method>/seed<k>`."""
-    return Path(config.runs_dir, config.benchmark.name, config.model.name, method, f"seed{config.seed}")
-
-
 def only_planned(config: DictConfig) -> bool:
     """Whether this is a dry run."""
     return str(config.dry_run).lower() in (*_YES, "json")
@@ -236,46 +271,65 @@ def check(config: DictConfig) -> None:
         reference = re.search(r"\$\{.+?\}", str(error))
         value = reference[0] if reference else "a reference"
         raise UserError(f"{error.full_key}={value}, which is not set: give one of the two a value") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     for key in given:
         if key not in Config.__dataclass_fields__:
             raise UserError(f"{key}: no such key; nearest: {nearest(key, Config.__dataclass_fields__)}")
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} is not set: give it a value")
-    for key, allowed in (
-        ("metrics.variant", list(metrics.VARIANTS)),
-        ("evaluation.split", ["eval", "test"]),
-        ("checkpoints", ["newest", "all"]),
-        ("model.dtype", [None, "bf16", "fp32"]),
-        ("benchmark.source", ["files", "generated"]),
-        ("engine.name", ["auto", "torch", "deepspeed"]),
-        ("engine.zero_stage", [0, 2, 3]),
-    ):
+    check_benchmark(config.benchmark.name)
+    check_name("model.name", config.model.name)
+    check_tasks(config.benchmark.order)
+    for section in ("strategy", "logger"):
+        if not isinstance(target := given[section].get("_target_"), str) or not target:
+            raise UserError(f"{section}._target_ is not set: it names a class, as in mine.{section.title()}")
+    for key, allowed in CHOICES.items():
         if (value := OmegaConf.select(config, key)) not in allowed:
-            raise UserError(f"{key}={value} is not one of {', '.join(map(str, allowed))}")
+            listed = ("null" if word is None else str(word) for word in allowed)
+            raise UserError(f"{key}={value} is not one of {', '.join(listed)}")
     if str(config.dry_run).lower() not in (*_YES, *_NO, "json"):
         raise UserError(f"dry_run={config.dry_run} is not one of true, false, json")
-    for key in (
-        "training.global_batch",
-        "training.learning_rate",
-        "training.eps",
-        "training.clip_norm",
-        "training.prompt_tokens",
-        "training.answer_tokens",
-        "training.tokens_per_batch",
-        "evaluation.tokens_per_batch",
-        "benchmark.max_train",
-        "benchmark.max_test",
-        "checkpoint.every_minutes",
-        "checkpoint.every_steps",
-    ):
-        if (value := OmegaConf.select(config, key)) is not None and not value > 0:
-            raise UserError(f"{key}={value} must be greater than 0")
-    if not config.model.source and not config.model.path:
+    _check_numbers(given)
+    _check_device(config)
+    if not config.runs_dir:
+        raise UserError("runs_dir is empty: name the folder that is to hold the runs")
+    _check_source(config.model)
+    _check_benchmark(config.benchmark)
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    try:
+        for key, value in flatten(given):
+            for pattern, range in RANGES.items():
+                if value is not None and fnmatchcase(key, pattern):
+                    for number in value if isinstance(value, list) else [value]:
+                        range.check(key, number)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if len(betas := given["training"]["betas"]) != 2:
+        raise UserError(f"training.betas={betas} must be two numbers, as in [0.9,0.95]")
+
+
+def _check_device(config: DictConfig) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
+        raise UserError(f"device={config.device} is not one of auto, cpu, cuda, cuda:N")
+    count = config.engine.processes
+    if count != "auto" and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+        raise UserError(f"engine.processes={count} is neither auto nor a number of processes")
+
+
+def _check_source(model: DictConfig) -> None:
+    if not model.source and not model.path:
         raise UserError(
             "model.source is not set: give it a name on the Hugging Face hub, or set model.path to a folder"
         )
-    _check_benchmark(config.benchmark)
+    if model.source and not re.fullmatch(r"pkg://.+|\w[\w.-]*(/\w[\w.-]*)?", model.source, re.ASCII):
+        raise UserError(
+            f"model.source={model.source} is no name on the Hugging Face hub, as owner/name is: "
+            "a folder's place is model.path"
+        )
 
 
 def _check_benchmark(benchmark: DictConfig) -> None:
@@ -284,7 +338,7 @@ def _check_benchmark(benchmark: DictConfig) -> None:
         raise UserError("benchmark.source=generated needs benchmark.generator, the dotted name of a function")
     if not benchmark.order or len(set(benchmark.order)) < len(benchmark.order):
         raise UserError("benchmark.order must name at least one task, and none twice")
-    if benchmark.instructions in benchmark.order:
+    if benchmark.instructions in tasks:
         raise UserError(f"benchmark.instructions={benchmark.instructions} is one of the tasks: set it to null")
     for name in benchmark.order:
         if name not in tasks:
@@ -292,6 +346,3 @@ def _check_benchmark(benchmark: DictConfig) -> None:
                 f"benchmark.order: no task {name} in benchmark.tasks; nearest: {nearest(name, map(str, tasks))}"
             )
         look_up_metric(tasks[name].metric, f"benchmark.tasks.{name}.metric")
-        for key in ("epochs", "answer_tokens"):
-            if tasks[name][key] < 1:
-                raise UserError(f"benchmark.tasks.{name}.{key}={tasks[name][key]} must be at least 1")

@@ -1,24 +1,39 @@
 """Evaluation: greedy answers, batched, and their scores."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Protocol
+from itertools import count
+from typing import Any, Protocol
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    MaxLengthCriteria,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
+from trace_cl import metrics
 from trace_cl.config import look_up_metric
 from trace_cl.data.batches import within_budget
+from trace_cl.decoding import Decoder
 from trace_cl.errors import UserError
-from trace_cl.metrics import VARIANTS, score_answers, score_corpus
+from trace_cl.metrics import VARIANTS, Settled, score_answers, score_corpus
 from trace_cl.records.predictions import Prediction
 from trace_cl.training.model import is_spread
 from trace_cl.training.ranks import Ranks
 
 
 class Kept(Protocol):
-    """Answers that an interrupted start of this run has put by, batch by batch: generated ids, a row a prompt."""
+    """Answers of a scoring that was interrupted, as ids, a list a prompt: what it finds there is not generated again.
+
+    The model must be the one that gave them.
+    """
 
     def get(self, key: str) -> list[list[int]] | None: ...
 
@@ -27,7 +42,8 @@ class Kept(Protocol):
 
 @dataclass(frozen=True)
 class Generator:
-    """What answers prompts: the model and how it is asked. `answer_tokens` is how long an answer can matter.
+    """What answers prompts: the model and how it is asked. `answer_tokens` is how long an answer may be; it ends sooner
+    where it is `settled`: where no continuation can change its score.
 
     Each of the `ranks` answers prompts of its own; while the model's weights are spread over them, all in step.
     """
@@ -37,13 +53,41 @@ class Generator:
     answer_tokens: int
     tokens_per_batch: int
     ranks: Ranks
+    settled: Settled | None = None
     kept: Kept | None = None
+    calls: Iterator[int] = field(default_factory=count, init=False, repr=False, compare=False)
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
-        """Greedy answers, in the order of `prompts`."""
-        length = self.answer_tokens if tokens is None else tokens
-        in_step_with = self.ranks if is_spread(self.model) else None
-        return generate(self.model, self.tokenizer, prompts, length, self.tokens_per_batch, in_step_with, self.kept)
+        """Greedy answers, in the order of `prompts`. With `tokens` they are whole texts of at most so many tokens, and
+        end nowhere sooner."""
+        number = next(self.calls)
+        return generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            self.answer_tokens if tokens is None else tokens,
+            self.tokens_per_batch,
+            self.ranks if is_spread(self.model) else None,
+            self.settled if tokens is None else None,
+            None if self.kept is None else _KeptOfCall(self.kept, number),
+        )
+
+
+@dataclass(frozen=True)
+class _KeptOfCall:
+    """The answers of one call: a strategy may ask the same prompts twice, and change the model in between."""
+
+    kept: Kept
+    number: int
+
+    def get(self, key: str) -> list[list[int]] | None:
+        return self.kept.get(self._key(key))
+
+    def put(self, key: str, rows: list[list[int]]) -> None:
+        self.kept.put(self._key(key), rows)
+
+    def _key(self, key: str) -> str:
+        return sha256(f"{self.number} {key}".encode()).hexdigest()
 
 
 def generate(
@@ -53,53 +97,121 @@ def generate(
     answer_tokens: int,
     tokens_per_batch: int,
     in_step_with: Ranks | None = None,
+    settled: Settled | None = None,
     kept: Kept | None = None,
 ) -> list[str]:
     """Greedy answers of at most `answer_tokens` tokens, in the order of `prompts`.
 
     Prompts of like length are answered together, as many as `tokens_per_batch` allows, the longest first. Where the
     weights are spread over ranks (`in_step_with`), each answers prompts of its own, and all go on until the last is
-    done.
+    done. An answer whose text is `settled` ends there; those beside it in the batch go on. Groups that `kept` knows are
+    not generated again.
     """
-    ends = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    decoder = Decoder(tokenizer)
+    ends = _end_tokens(model, tokenizer)
     config = GenerationConfig(
         max_new_tokens=answer_tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.eos_token_id
     )
     answers = [""] * len(prompts)
-    every = within_budget([len(prompt) + answer_tokens for prompt in prompts], tokens_per_batch)
-    groups = []
-    for group in every:
-        key = sha256(repr((answer_tokens, [prompts[i] for i in group])).encode()).hexdigest()
-        rows = kept.get(key) if kept else None
-        if rows is None:
-            groups.append(group)
-        else:
-            for index, ids_of_row in zip(group, rows, strict=True):
-                answers[index] = str(tokenizer.decode(ids_of_row, skip_special_tokens=True))
+    to_do: list[tuple[list[int], str]] = []
+    for group in within_budget([len(prompt) + answer_tokens for prompt in prompts], tokens_per_batch):
+        key = _key([prompts[index] for index in group], answer_tokens, settled is not None)
+        if (rows := None if kept is None else kept.get(key)) is None:
+            to_do.append((group, key))
+            continue
+        for index, row in zip(group, rows, strict=True):
+            answers[index] = decoder.text(row)
     if in_step_with is not None:
-        most = max(count for [count] in in_step_with.gather([len(groups)]))
-        groups += [[]] * (most - len(groups))
-    for group in groups:
-        width = max((len(prompts[index]) for index in group), default=1)
-        ids = torch.full((max(1, len(group)), width), tokenizer.eos_token_id)
-        mask = torch.zeros_like(ids)
-        for row, index in enumerate(group):
-            # On the left, because generation goes on from the last column.
-            ids[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
-            mask[row, width - len(prompts[index]) :] = 1
+        most = max(number for [number] in in_step_with.gather([len(to_do)]))
+        to_do += [([], "")] * (most - len(to_do))
+    for group, key in to_do:
+        rows = _continue(model, [prompts[index] for index in group], config, ends, decoder, settled, in_step_with)
+        for index, row in zip(group, rows, strict=True):
+            answers[index] = decoder.text(row)
+        if kept is not None and group:
+            kept.put(key, rows)
+    return answers
+
+
+def _continue(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    ends: set[int],
+    decoder: Decoder,
+    settled: Settled | None,
+    in_step_with: Ranks | None,
+) -> list[list[int]]:
+    """What the model says to each prompt of one batch, up to its first end token. To none it says one token, to keep
+    in step."""
+    width = max(map(len, prompts), default=1)
+    ids = torch.full((max(1, len(prompts)), width), int(config.pad_token_id))
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        # On the left, because generation goes on from the last column.
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    stop: list[StoppingCriteria] = [] if settled is None else [_Settled(len(ids), width, ends, decoder, settled)]
+    if not prompts:
+        stop = [MaxLengthCriteria(width + 1)]
+    with _nothing_inherited(model):
         output = model.generate(  # type: ignore[operator]  # the base class does not declare it
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             generation_config=config,
+            stopping_criteria=StoppingCriteriaList(stop),
             synced_gpus=in_step_with is not None,
         )
-        for index, generated in zip(group, output[: len(group), width:], strict=True):
-            answers[index] = str(tokenizer.decode(generated, skip_special_tokens=True))
-        if kept and group:
-            key = sha256(repr((answer_tokens, [prompts[i] for i in group])).encode()).hexdigest()
-            kept.put(key, output[: len(group), width:].tolist())
-    return answers
+    return [_until_end(row, ends) for row in output[: len(prompts), width:].tolist()]
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokenizer's end-of-sequence token, and those that the model itself knows."""
+    ends = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+
+
+@contextmanager
+def _nothing_inherited(model: PreTrainedModel) -> Iterator[None]:
+    """Lay the model's own generation configuration aside: `generate` takes from it whatever it is not told, penalties
+    and forbidden tokens too. It comes back, because it is the hub's and is saved with the model."""
+    # An adapter hands generation on to the model it stands on.
+    owner: Any = getattr(model, "get_base_model", lambda: model)()
+    own, owner.generation_config = owner.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        owner.generation_config = own
+
+
+class _Settled(StoppingCriteria):
+    """Ends each row whose text is settled."""
+
+    def __init__(self, rows: int, width: int, ends: set[int], decoder: Decoder, settled: Settled) -> None:
+        self.width, self.ends, self.decoder, self.settled = width, ends, decoder, settled
+        self.done = [False] * rows
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        for row, ids in enumerate(input_ids[:, self.width :].tolist()):
+            if not self.done[row]:
+                self.done[row] = ids[-1] in self.ends or self.settled(self.decoder.final(ids))
+        return torch.tensor(self.done, device=input_ids.device)
+
+
+def _until_end(ids: list[int], ends: set[int]) -> list[int]:
+    """The ids until the first end token, which is among them."""
+    return ids[: next((place + 1 for place, id in enumerate(ids) if id in ends), len(ids))]
+
+
+def _key(prompts: Sequence[Sequence[int]], answer_tokens: int, settles: bool) -> str:
+    """What a group's answers depend on, but for the model."""
+    width = max(len(prompt) for prompt in prompts)
+    return sha256(json.dumps([list(map(list, prompts)), answer_tokens, width, settles]).encode()).hexdigest()
+
+
+def settled_by(metric: str, references: Sequence[str]) -> Settled | None:
+    """When an answer to one of a task's prompts has its score, whatever follows; None where the metric does not say."""
+    return metrics.settled_by(look_up_metric(metric), references)
 
 
 def score(

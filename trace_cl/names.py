@@ -19,9 +19,10 @@ def look_up(key: str, target: str) -> Any:
 
     What goes wrong inside a module of the user's own while it is imported is left as it is, with its traceback.
     """
+    if not re.fullmatch(r"\w+(\.\w+)+", target):
+        name = target.rpartition(".")[2] or "Name"
+        raise UserError(f"{key}={target} is no dotted name: write module.name, as in mine.{name}")
     module, _, name = current_name(target).rpartition(".")
-    if not module:
-        raise UserError(f"{key}={target} is no dotted name: write module.name, as in mine.{target}")
     try:
         content = import_module(module)
     except ModuleNotFoundError as error:

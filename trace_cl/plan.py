@@ -7,22 +7,25 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl.build import build_strategy
-from trace_cl.config import EngineConfig, as_dict, run_folder
+from trace_cl.config import EngineConfig, as_dict
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import Benchmark, count_only, load_data, prepare
 from trace_cl.errors import UserError
+from trace_cl.naming import run_folder
 from trace_cl.strategies.base import Phase, Round, Strategy, shape_of
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import engines
 from trace_cl.training import layout as layouts
+from trace_cl.training.folder import build_on_meta, of_sizes, read_config
 from trace_cl.training.layout import ROOM, Layout
 from trace_cl.training.memory import (
     CONTEXT,
@@ -33,7 +36,7 @@ from trace_cl.training.memory import (
     largest_micro_batch,
 )
 from trace_cl.training.model import (
-    build_on_meta,
+    check_positions,
     count,
     device_and_dtype,
     frozen_modules,
@@ -244,9 +247,9 @@ def sizes(model: DictConfig) -> tuple[PretrainedConfig, PreTrainedTokenizerBase,
     """A model's architecture, what its tokens are counted with, and that tokenizer's name; no weights are read."""
     if model.architecture and model.path is None:
         # The network is never asked: sizes stand in the model's YAML, tokens are counted with the tokenizer at hand.
-        return AutoConfig.for_model(**as_dict(model.architecture)), load_tokenizer(str(CHECKPOINT)), "tiny"
+        return of_sizes(as_dict(model.architecture)), load_tokenizer(str(CHECKPOINT)), "tiny"
     folder = locate(model.source, model.path)
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False), load_tokenizer(folder), model.name
+    return read_config(Path(folder)), load_tokenizer(folder), model.name
 
 
 def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
@@ -257,11 +260,12 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     counted = count_only(config.benchmark, strategy.uses_instructions)
     loaded = {} if counted else load_data(config.benchmark, strategy.uses_instructions)
     architecture, tokenizer, tokenizer_name = sizes(config.model)
-    encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
+    encoder = Encoder(tokenizer, config.training.total_tokens, config.evaluation.prompt_tokens)
     benchmark = counted or prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     rounds = benchmark.rounds(config.seed)
     model = strategy.build(lambda _: build_on_meta(architecture, dtype), None, rounds)
+    check_positions(model, benchmark.tasks)
     layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
     planned = []
     for round in rounds:

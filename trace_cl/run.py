@@ -23,17 +23,19 @@ from trace_cl import plan
 from trace_cl.analysis import report
 from trace_cl.analysis.stored import StoredRun
 from trace_cl.build import build_logger, build_strategy, defaults
-from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned, run_folder
+from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned
 from trace_cl.data.batches import Encoder, answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task, combined_checksum, load_data, prepare
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
-from trace_cl.evaluation import Generator, Kept, score, summarize
+from trace_cl.evaluation import Generator, score, settled_by, summarize
+from trace_cl.naming import run_folder
 from trace_cl.records import environment
 from trace_cl.records.answers import Answers
 from trace_cl.records.files import SEAL, unsealed
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
+from trace_cl.records.places import check_place
 from trace_cl.records.progress import Progress
 from trace_cl.records.terms import Terms
 from trace_cl.records.terms import findings as findings_of_terms
@@ -43,7 +45,15 @@ from trace_cl.strategies.streams import stream
 from trace_cl.training import engines, halfway
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
 from trace_cl.training.failures import Place, stop_unless_finite
-from trace_cl.training.model import cut_matters, device_and_dtype, is_spread, load_model, load_tokenizer, locate
+from trace_cl.training.model import (
+    check_positions,
+    cut_matters,
+    device_and_dtype,
+    is_spread,
+    load_model,
+    load_tokenizer,
+    locate,
+)
 from trace_cl.training.ranks import Ranks, join
 
 T = TypeVar("T")
@@ -62,6 +72,7 @@ def _start(config: DictConfig) -> None:
     check(config)
     strategy = build_strategy(config)
     if only_planned(config):
+        check_place(run_folder(config, strategy.name))
         print(plan.render(plan.dry_run(config, strategy), as_json=config.dry_run == "json" or not sys.stdout.isatty()))
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
@@ -110,6 +121,7 @@ def show(journal: Journal, ranks: Ranks) -> None:
 def find_journal(config: DictConfig, strategy: Strategy, writes: bool = True) -> Journal:
     """The run's directory. Raises UserError where a run of another configuration lies there."""
     folder = run_folder(config, strategy.name)
+    check_place(folder)
     journal = Journal(folder, list(config.benchmark.order), config.metrics.variant, writes)
     journal.check(as_dict(config), defaults(config))
     return journal
@@ -131,7 +143,7 @@ def open_run(
     loaded = load_data(config.benchmark, strategy.uses_instructions)
     location = locate(config.model.source, config.model.path)
     tokenizer = load_tokenizer(location)
-    encoder = Encoder(tokenizer, config.training.prompt_tokens, config.training.answer_tokens)
+    encoder = Encoder(tokenizer, config.training.total_tokens, config.evaluation.prompt_tokens)
     benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     journal.check_data(benchmark.checksums, lambda: combined_checksum(config.benchmark))
     if ranks.first:
@@ -143,6 +155,7 @@ def open_run(
     model = strategy.build(
         lambda folder: load_model(str(folder or location), dtype, config.model.source), standing.checkpoint, rounds
     )
+    check_positions(model, benchmark.tasks)
     if standing.checkpoint is not None:
         strategy.restore(standing.checkpoint)
     if cut_matters(model):
@@ -288,7 +301,7 @@ class Run:
         self.put_by_at = perf_counter()
         self.stop_together()
 
-    def answerer(self, task: Task, kept: Kept | None = None) -> Generator:
+    def answerer(self, task: Task) -> Generator:
         """What answers a task's prompts."""
         return Generator(
             self.model,
@@ -296,7 +309,6 @@ class Run:
             task.answer_tokens,
             self.config.evaluation.tokens_per_batch,
             self.ranks,
-            kept,
         )
 
     def batches(self, round: Round) -> Iterator[tuple[Phase, int, list[Example]]]:
@@ -417,8 +429,12 @@ class Run:
         for task in tasks:
             self.progress.evaluating(round, task.name)
             mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
-            kept = self.answers.of(round, task.name)
-            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], self.answerer(task, kept))
+            answerer = replace(
+                self.answerer(task),
+                settled=settled_by(task.metric, task.references),
+                kept=self.answers.of(f"{round}/{task.name}"),
+            )
+            answers = self.strategy.answer(task, [task.prompts[i] for i in mine], answerer)
             scored = score(
                 task.metric,
                 [task.indices[i] for i in mine],

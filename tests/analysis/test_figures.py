@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -41,6 +42,7 @@ def test_a_fourth_figure_stands_everywhere(
     texts = [f"{value:.1f}" for value in best]
     assert json.loads((folder / "summary.json").read_text())["best"] == best
     report = (folder / "report.md").read_text()
+    assert report.startswith(f"# {folder.parent.name} on trace, tiny, seed 1\n")
     assert f"| best | {' | '.join(texts)} |" in report
     assert f", best {texts[-1]}**" in report
     assert "; best: m (f)." in report
@@ -50,7 +52,11 @@ def test_a_fourth_figure_stands_everywhere(
     where = ["--runs", str(tmp_path / "runs")]
     assert summary.main([*where, "--benchmark", "trace"]) == 0
     assert f" {texts[-1]} |\n" in capsys.readouterr().out
-    assert tables.main(["29", *where, "--model", "tiny", "--benchmark", "trace"]) == 0
+    at_its_own_setting = tmp_path / "own" / "trace" / "tiny" / "seqft" / "seed1"
+    at_its_own_setting.mkdir(parents=True)
+    shutil.copy(folder / "matrix.csv", at_its_own_setting)
+    own = ["--runs", str(tmp_path / "own"), "--model", "tiny", "--benchmark", "trace"]
+    assert tables.main(["29", *own]) == 0
     printed = capsys.readouterr().out
     assert f"| best | {texts[0]} / 48.5† / " in printed
     assert tables.main(["3", *where]) == 0

@@ -88,7 +88,7 @@ def write_run(folder: Path, answers: dict[int, list[str]], rounds: int = 2) -> N
 def test_a_real_run_stands_there_with_every_figure_and_every_answer(run: Callable[..., Path]) -> None:
     folder = run()
     page = page_of(folder.parents[3])
-    name = "trace/tiny/seqft/seed1"
+    name = "/".join(folder.parts[-4:])
     summary = json.loads((folder / "summary.json").read_text())
     header, *tasks, op, bwt, learned = page.runs[name]
     assert header[1:] == ["0", "1", "2", "3"]
@@ -159,6 +159,33 @@ def test_what_a_model_said_stays_text(tmp_path: Path) -> None:
             assert [said["texts"][x] for x in round["text"]] == HOSTILE
     assert not {"img", "u"} & page.tags
     assert "它的温度最低。" in (tmp_path / "report.html").read_text(encoding="utf-8"), "not as escapes"
+
+
+def test_whatever_a_run_is_of_stays_text(tmp_path: Path) -> None:
+    """Benchmark, model, method, tasks and prompts, each with what would end a tag, an attribute or a script."""
+    hostile = """<script>alert("1")&'"""
+    folder = tmp_path / f"b{hostile}" / f"m{hostile}" / f"x{hostile}" / "seed1"
+    tasks = [f"a{hostile}", f"b{hostile}"]
+    journal, standing = Journal(folder, tasks), Standing()
+    for t, score in ((1, 40.0), (2, 20.0)):
+        for task in tasks[:t]:
+            scores = {"standard": 40.0, "trace_compat": 0.0}
+            journal.write_predictions(t, task, [Prediction(7, hostile, hostile, scores)], "standard")
+            journal.write_prompts(task, [7], ["</script>" + hostile])
+        record = {"round": t, "phases": ["a"], "scores": {"standard": dict.fromkeys(tasks[:t], score)}}
+        standing = Standing(rounds=(*standing.rounds, record))
+        journal.finish_round(standing)
+    journal.write_summary({"zero_shot": {}, "source": hostile})
+    page = page_of(tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("<script") == 3, "the answers, the prompts, and the page's own"
+    assert 'alert("1")' not in text
+    name = "/".join(folder.parts[-4:])
+    assert [row[0] for row in page.runs[name]][1:3] == tasks
+    said = json.loads(page.answers[name])
+    assert [task["name"] for task in said["tasks"]] == tasks
+    assert said["texts"] == [hostile]
+    assert json.loads(page.answers["prompts"]) == ["</script>" + hostile]
 
 
 def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:

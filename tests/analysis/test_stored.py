@@ -19,6 +19,8 @@ FILES = {
     "prompts/a.jsonl": '{"index": 5, "prompt": "why?"}\n',
 }
 
+ANSWER = {"index": 5, "prediction": "x", "reference": "z", "score": 40.0}
+
 
 def stored(folder: Path, **changes: str) -> StoredRun:
     for name, content in {**FILES, **changes}.items():
@@ -71,7 +73,7 @@ def test_the_one_order_of_methods() -> None:
 
 def test_runs_are_in_order_and_by_method(tmp_path: Path) -> None:
     for name in ("b/7b/gem/seed10", "b/7b/gem/seed2", "b/7b/seqft/seed1", "b/13b/seqft/seed1", "a/7b/seqft/seed1"):
-        stored(tmp_path / name)
+        stored(tmp_path / name, **{"config.yaml": f"seed: {name.partition('seed')[2]}\n"})
     names = [[run.name for run in group] for group in by_method(find(tmp_path))]
     assert names == [
         ["a/7b/seqft/seed1"],
@@ -86,20 +88,53 @@ def test_runs_are_in_order_and_by_method(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("matrix.csv", "", "No columns to parse from file"),
+        ("matrix.csv", "", "its header is not round and the names of different tasks"),
         ("matrix.csv", "task,a\n1,5\n", "round"),
         ("matrix.csv", "round,a,b\n", "its rounds are not 1, 2, …"),
         ("matrix.csv", "round,a,b\n2,5,\n", "its rounds are not 1, 2, …"),
         ("matrix.csv", "round,a\n1,5\n2,5\n", "its rounds are not 1, 2, … up to the number of tasks"),
-        ("matrix.csv", "round,a,b\n1,5,\n2,,5\n", "a score is missing on or below the diagonal"),
-        ("matrix.csv", "round,a,b\n1,5,\n2,5,5,5,5\n", "Error tokenizing data"),
-        ("matrix.csv", "round,a,b\n1,high,\n", "high"),
+        ("matrix.csv", "round,a,b\n1,5,\n3,5,5\n", "its rounds are not 1, 2, …"),
+        ("matrix.csv", "round,a,a\n1,5,\n2,5,5\n", "the names of different tasks"),
+        ("matrix.csv", "round,a,../x\n1,5,\n2,5,5\n", "the names of different tasks"),
+        ("matrix.csv", "round,a,b\n1,5,\n2,,5\n", "round 2: '' is no score from 0 to 100"),
+        ("matrix.csv", "round,a,b\n1,5,\n2,5,5,5,5\n", "round 2 has not a score for each"),
+        ("matrix.csv", "round,a,b\n1,5,\n2,5\n", "round 2 has not a score for each"),
+        ("matrix.csv", "round,a,b\n1,5,7\n2,5,5\n", "round 1 has not a score for each"),
+        *(
+            ("matrix.csv", f"round,a,b\n1,{cell},\n", "is no score from 0 to 100")
+            for cell in ("high", "900", "-5", "nan", "inf", "9" * 400, "1_0")
+        ),
         ("config.yaml", "a: [", "while parsing"),
+        ("config.yaml", "", "it holds no settings"),
+        ("config.yaml", "- a\n", "it holds no settings"),
+        ("config.yaml", "benchmark: ${", "no viable alternative"),
+        ("config.yaml", '"\\ud800": 1', "surrogates not allowed"),
         ("summary.json", "{", "Expecting property name"),
+        ("summary.json", "[1]", "it holds no object"),
+        ("summary.json", "[" * 100_000, "recursion"),
+        ("summary.json", '{"zero_shot": {"a": NaN}}', "NaN is no number"),
+        ("summary.json", '{"zero_shot": {"a": 1e999}}', "its zero_shot is none"),
+        ("summary.json", '{"zero_shot": ["a"]}', "its zero_shot is none"),
+        ("summary.json", '{"untrained_rounds": [3]}', "its untrained_rounds is none"),
+        ("summary.json", '{"untrained_rounds": [[]]}', "its untrained_rounds is none"),
+        ("summary.json", '{"method": 3}', "its method is none"),
         ("rounds/round1.json", "\x00", "Expecting value"),
         ("predictions/round2/a.jsonl", '{"index": 5}\n', "line 1 has no prediction"),
-        ("predictions/round2/a.jsonl", '{"index": 5', "Expecting"),
+        ("predictions/round2/a.jsonl", '{"index": 5', "line 1: Expecting"),
+        ("predictions/round2/a.jsonl", "[]\n", "line 1: it holds no object"),
+        *(
+            ("predictions/round2/a.jsonl", json.dumps({**ANSWER, key: value}) + "\n", f"line 1: its {key} is none")
+            for key, values in {
+                "index": ("5", True, -1, 2**60, None),
+                "prediction": (None, 3, ["x"]),
+                "reference": (None,),
+                "score": ("40", -1, 900, None, True),
+            }.items()
+            for value in values
+        ),
+        ("predictions/round2/a.jsonl", json.dumps({**ANSWER, "prediction": "\ud800"}), "surrogates not allowed"),
         ("prompts/a.jsonl", '{"index": 5}\n', "line 1 has no prompt"),
+        ("prompts/a.jsonl", '{"index": 5, "prompt": 6}\n', "line 1: its prompt is none"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_sentence(name: str, content: str, reason: str, tmp_path: Path) -> None:

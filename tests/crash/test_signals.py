@@ -8,9 +8,11 @@ from signal import SIGINT, SIGTERM, SIGUSR1, Signals
 from time import sleep
 
 import pytest
-from crash.harness import KILLS, Reference, Runs, differing, folder_of, phase, trained
+from crash.harness import KILLS, Reference, Runs, calls, differing, folder_of, phase, trained
 
-SETTINGS = ("strategy=gem", "hft=true")
+SETTINGS = ("strategy=gem", "hft=true", "evaluation.zero_shot=false")
+"""What is put by first is of training."""
+
 TWO = ("engine=deepspeed", "engine.zero_stage=2")
 
 
@@ -59,16 +61,19 @@ def test_what_is_asked_to_end_keeps_everything(
 def test_what_is_asked_to_put_by_what_it_has_goes_on(
     number: int, runs: Runs, reference: Callable[..., Reference], tmp_path: Path
 ) -> None:
-    """Asked three times, from its first moment on; and what was put by serves a run that is killed afterwards."""
+    """Asked before there is anything, as it begins and somewhere later; and what was put by serves a run that is
+    killed afterwards."""
     draw, whole = Random(f"put by {number}"), reference(*SETTINGS)
     started = runs.start(tmp_path, *SETTINGS)
-    assert started.ready_for(SIGTERM)
-    for _ in range(3):
+    for waited_for in (SIGTERM, SIGUSR1):
+        assert started.ready_for(waited_for)
         started.send(SIGUSR1)
-        sleep(whole.seconds / 4 * draw.random())
+    sleep(whole.seconds / 2 * draw.random())
+    started.send(SIGUSR1)
     if number % 2:
         started.kill(after=0)
     else:
         assert started.wait()
         assert (started.codes, started.sentences) == ({0}, [])
+        assert any(call.startswith("rename") and call.endswith("/halfway") for call in calls(started))
     assert not differing(runs.finish(tmp_path, *SETTINGS), whole.folder)

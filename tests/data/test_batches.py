@@ -1,5 +1,7 @@
 """How examples become tokens and batches."""
 
+import pytest
+
 from trace_cl.data.batches import Encoder, collate, global_batches, micro_batches, within_budget
 from trace_cl.strategies.base import Example
 from trace_cl.tiny import CHECKPOINT
@@ -9,7 +11,7 @@ TOKENIZER = load_tokenizer(str(CHECKPOINT))
 
 
 def test_prompt_and_answer_are_encoded_apart_and_joined() -> None:
-    example = Encoder(TOKENIZER, 1024, 512).example("态度：", "A")
+    example = Encoder(TOKENIZER, 1536, 1024).example("态度：", "A")
     plain = [TOKENIZER(text, add_special_tokens=False).input_ids for text in ("态度：", "A")]
     assert example.prompt == [TOKENIZER.bos_token_id, *plain[0]]
     assert example.answer == [*plain[1], TOKENIZER.eos_token_id]
@@ -17,12 +19,31 @@ def test_prompt_and_answer_are_encoded_apart_and_joined() -> None:
 
 def test_a_long_prompt_loses_its_left_end_but_not_the_start_token() -> None:
     ids = TOKENIZER("one two three four five six seven", add_special_tokens=False).input_ids
-    assert Encoder(TOKENIZER, 5, 512).prompt("one two three four five six seven") == [TOKENIZER.bos_token_id, *ids[-4:]]
+    assert Encoder(TOKENIZER, 99, 5).prompt("one two three four five six seven") == [TOKENIZER.bos_token_id, *ids[-4:]]
 
 
-def test_a_cut_answer_has_no_end() -> None:
-    ids = TOKENIZER("one two three", add_special_tokens=False).input_ids
-    assert Encoder(TOKENIZER, 1024, 2).example("?", "one two three").answer == ids[:2]
+def test_what_is_learned_is_cut_as_a_whole_on_the_left_of_its_prompt() -> None:
+    """TRACE cuts prompt and answer together too, but loses start and end tokens where it does; ours keeps them."""
+    texts = ("one two three four", "five six")
+    prompt, answer = (TOKENIZER(text, add_special_tokens=False).input_ids for text in texts)
+    whole = [*prompt, *answer, TOKENIZER.eos_token_id]
+    for total in range(2, 2 * len(whole)):
+        example = Encoder(TOKENIZER, total, 3).example(*texts)
+        tokens = [*example.prompt, *example.answer]
+        assert len(tokens) == min(total, len(whole) + 1)
+        assert tokens == [TOKENIZER.bos_token_id, *whole[1 - len(tokens) :]]
+        assert example.answer == [*answer, TOKENIZER.eos_token_id][-min(total - 1, len(answer) + 1) :]
+
+
+def test_without_a_start_token_an_answer_that_is_too_long_still_follows_on_a_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = Encoder(TOKENIZER, 3, 3)
+    monkeypatch.setattr(encoder, "start", [])
+    texts = ("one two three four", "five six seven eight")
+    example = encoder.example(*texts)
+    ids = [TOKENIZER(text, add_special_tokens=False).input_ids for text in texts]
+    assert (example.prompt, example.answer) == (ids[0][-1:], [ids[1][-1], TOKENIZER.eos_token_id])
 
 
 def test_an_epoch_holds_every_example_once_in_batches_of_exactly_that_size() -> None:

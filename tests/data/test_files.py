@@ -1,5 +1,6 @@
 """Bad files are refused with file and row; peculiar ones are reported."""
 
+import errno
 import json
 import shutil
 from collections import Counter
@@ -45,13 +46,39 @@ def read(root: Path, *arguments: str, instructions: bool = True) -> dict[str, fi
         (json.dumps([{**GOOD, "answer": 3}]), 'test.json, row 0: "answer" must be a text, not a number'),
         (json.dumps([{**GOOD, "answer": None}]), 'test.json, row 0: "answer" must be a text, not null'),
         (json.dumps([{**GOOD, "answer": []}]), 'test.json, row 0: "answer" must be a text, not empty an array'),
+        (
+            json.dumps([GOOD, {**GOOD, "prompt": "a\ud800"}]),
+            'test.json, row 1: "prompt" holds U+D800, which is no char',
+        ),
+        (json.dumps([{**GOOD, "answer": "a\0b"}]), 'test.json, row 0: "answer" holds U+0000, which is no character'),
+        ('[{"prompt": "p", "answer": "a", "answer": "b"}]', 'test.json, row 0: "answer" is there twice'),
+        ('[{"prompt": "p", "answer": ' + "9" * 5000 + "}]", 'test.json, row 0: "answer" must be a text, not a number'),
+        ('[{"prompt": "p", "answer": NaN}]', 'test.json, row 0: "answer" must be a text, not a number'),
+        ("[" * 100_000, "test.json: nested too deeply"),
+        (f'[{{"prompt": "p", "answer": "a", "more": {"[" * 10_000}{"]" * 10_000}}}]', "test.json: nested too deeply"),
+        (
+            json.dumps([GOOD, {**GOOD, "answer": "a" * 1_000_001}]),
+            'test.json, row 1: "answer" has 1,000,001 characters, and 1,000,000 are the most',
+        ),
+        ('[{"prompt": "p\0", "answer": "a"}]', "test.json, line 1: not valid JSON"),
     ],
+    ids=range(18),
 )
 def test_a_bad_file_is_named_with_its_row(root: Path, content: str, message: str) -> None:
     (root / "FOMC" / "test.json").write_text(content)
     with pytest.raises(UserError, match="FOMC") as refused:
         read(root, "C-STANCE", "FOMC")
     assert message in str(refused.value)
+
+
+def folder_in_its_place(root: Path) -> None:
+    (root / "FOMC" / "eval.json").unlink()
+    (root / "FOMC" / "eval.json").mkdir()
+
+
+def link_to_itself(root: Path) -> None:
+    (root / "FOMC" / "eval.json").unlink()
+    (root / "FOMC" / "eval.json").symlink_to("eval.json")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +88,9 @@ def test_a_bad_file_is_named_with_its_row(root: Path, content: str, message: str
         (lambda root: shutil.rmtree(root / "FOMC"), "FOMC is missing"),
         (lambda root: shutil.rmtree(root), "is no folder: set benchmark.root"),
         (lambda root: (root / "FOMC" / "eval.json").write_bytes(b"[\xff]"), "byte 1: not valid UTF-8"),
+        (lambda root: (root / "FOMC" / "eval.json").write_text("[]", "utf-16"), "byte 0: not valid UTF-8"),
+        (folder_in_its_place, "eval.json cannot be read (Is a directory): it must be a file that you may read"),
+        (link_to_itself, "eval.json cannot be read (Too many levels of symbolic links)"),
     ],
 )
 def test_a_missing_or_unreadable_file_is_named(root: Path, spoil: Callable[[Path], None], message: str) -> None:
@@ -68,6 +98,33 @@ def test_a_missing_or_unreadable_file_is_named(root: Path, spoil: Callable[[Path
     with pytest.raises(UserError, match=r"FOMC|root") as refused:
         read(root, "FOMC")
     assert message in str(refused.value)
+
+
+def test_what_nobody_reads_may_be_anything(root: Path) -> None:
+    row = '{"prompt": "p", "answer": "a", "score": NaN, "id": %s, "tags": [1, -Infinity], "id": "\\ud800"}' % (
+        "9" * 5000
+    )
+    (root / "FOMC" / "test.json").write_text(f"[{row}]", "utf-8-sig")
+    assert read(root, "FOMC")["FOMC"].splits["test"].to_list() == [GOOD]
+
+
+def test_a_file_that_one_may_not_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests may run as root, who may read everything."""
+
+    def refuse(path: Path, *_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"train\.json cannot be read \(Permission denied\)"):
+        files.read_task(root, "FOMC")
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(UserError, match=r"FOMC cannot be read \(Permission denied\)"):
+        files.read_task(root, "FOMC")
+
+
+def test_a_folder_whose_name_is_too_long_is_named(root: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
+        files.read_task(root / ("x" * 300), "FOMC")
 
 
 def test_leaks_and_repeats_are_found_and_can_be_left_out(root: Path) -> None:
@@ -121,6 +178,14 @@ def a_tuple():
 
 def nothing():
     pass
+
+def surrogate():
+    return {"Y": {"train": rows(3, "\\ud800"), "eval": rows(1), "test": rows(2)}}
+
+def fails():
+    raise KeyError("its own")
+
+number = 3
 """
 
 
@@ -141,9 +206,13 @@ def test_a_benchmark_of_ones_own_is_generated(tmp_path: Path, monkeypatch: pytes
         ("blank", 'own_generator.blank, Y, eval, row 0: "answer" is empty'),
         ("a_tuple", "own_generator.a_tuple, Y, train: must be a non-empty array .* not a tuple"),
         ("nothing", "own_generator.nothing must give a dictionary of tasks"),
+        ("surrogate", r'own_generator.surrogate, Y, train, row 0: "answer" holds U\+D800'),
+        ("number", "benchmark.generator=own_generator.number is no function"),
     ):
         with pytest.raises(UserError, match=sentence):
             load(function)
+    with pytest.raises(KeyError, match="its own"):
+        load("fails")
 
 
 def test_the_data_command_checks_any_benchmark(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from omegaconf import DictConfig
 
 from trace_cl.__main__ import main
 from trace_cl.build import build_strategy
-from trace_cl.config import CONF_DIR, run_folder
+from trace_cl.config import CONF_DIR
 from trace_cl.errors import UserError
+from trace_cl.naming import run_folder
 from trace_cl.signals import Stopped
 
 Sweep = Callable[..., int]
@@ -62,8 +63,8 @@ def test_the_table_is_of_this_sweep_alone(sweep_of: Sweep, tmp_path: Path, capsy
     assert lines == [
         "| method | seeds | OP | BWT | learned |",
         "| --- | ---: | ---: | ---: | ---: |",
-        "| seqft | 2 | 56.0 ± 8.5 | -15.0 ± 7.1 | 71.0 ± 1.4 |",
-        "| gem | 2 | 56.0 ± 8.5 | -15.0 ± 7.1 | 71.0 ± 1.4 |",
+        "| seqft-order_FOMC+Py150 | 2 | 56.0 ± 8.5 | -15.0 ± 7.1 | 71.0 ± 1.4 |",
+        "| gem-order_FOMC+Py150 | 2 | 56.0 ± 8.5 | -15.0 ± 7.1 | 71.0 ± 1.4 |",
     ]
     assert f"**{tmp_path}/embedded/tiny**" in printed
 
@@ -73,7 +74,7 @@ def test_a_failed_member_does_not_stop_the_others_and_is_listed_at_the_end(
 ) -> None:
     assert sweep_of("seed=4,3,1") == 1
     printed = capsys.readouterr()
-    assert "| seqft | 1 | 50.0 | -20.0 | 70.0 |" in printed.out
+    assert "| seqft-order_FOMC+Py150 | 1 | 50.0 | -20.0 | 70.0 |" in printed.out
     [error] = tmp_path.glob(".sweeps/*/0/error.txt")
     assert 'raise RuntimeError("out of memory")' in error.read_text(), "the traceback is kept"
     setting = f"runs_dir={tmp_path} 'benchmark.order=[FOMC,Py150]'"
@@ -96,9 +97,9 @@ def test_hft_with_an_adapter_is_skipped_with_the_reason(sweep_of: Sweep, capsys:
     assert sweep_of("strategy=seqft,lora_seqft", "hft=true,false") == 0
     printed = capsys.readouterr()
     assert [line.split(" | ")[0] for line in printed.out.splitlines() if line.endswith("70.0 |")] == [
-        "| seqft",
-        "| seqft+hft",
-        "| lora_seqft",
+        "| seqft+hft-order_FOMC+Py150",
+        "| seqft-order_FOMC+Py150",
+        "| lora_seqft-order_FOMC+Py150",
     ]
     skipped = printed.err.partition("skipped, 1 of 4:")[2]
     assert "strategy=lora_seqft hft=True" in skipped
@@ -106,7 +107,7 @@ def test_hft_with_an_adapter_is_skipped_with_the_reason(sweep_of: Sweep, capsys:
 
 
 def test_a_complete_member_is_not_run_again(sweep_of: Sweep, tmp_path: Path) -> None:
-    folder = tmp_path / "embedded" / "tiny" / "seqft" / "seed4"
+    folder = tmp_path / "embedded" / "tiny" / "seqft-order_FOMC+Py150" / "seed4"
     folder.mkdir(parents=True)
     (folder / "matrix.csv").write_text("round,FOMC,Py150\n" + SCORES[1])
     assert sweep_of("seed=4,1") == 0, "seed 4 would crash"
@@ -137,8 +138,8 @@ def test_side_by_side_the_cores_are_divided(small_model: Path, small_root: Path,
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "| seqft+hft | 1 |" in done.stdout
-    run = tmp_path / "trace" / "tiny" / "seqft+hft" / "seed1"
+    assert "| seqft+hft-order_FOMC-device_cpu | 1 |" in done.stdout
+    run = tmp_path / "trace" / "tiny" / "seqft+hft-order_FOMC-device_cpu" / "seed1"
     assert json.loads((run / "environment.json").read_text())["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
     assert "skipped, 1 of 2" in done.stderr
     [log] = tmp_path.glob(".sweeps/*/0/log.txt")

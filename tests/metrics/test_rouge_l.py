@@ -86,6 +86,7 @@ def spoiled(answers: list[str]) -> list[tuple[str, str]]:
         half = len(words) // 2
         replaced = [word if rng.random() < 0.5 else rng.choice(other) for word in words]
         predictions = [
+            ["", *words, "\n"],
             words,
             words[:half],
             words[:half] + other[len(other) // 2 :],

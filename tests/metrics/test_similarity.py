@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 
+import Levenshtein
 import pytest
 from fuzzywuzzy import fuzz
 
@@ -58,12 +59,12 @@ def test_halves_round_to_even_as_in_the_package() -> None:
 
 
 def resolved(line: str) -> str:
-    """A line of Py150 without its markers, by splitting instead of matching."""
+    """A line of Py150 without its markers, by splitting instead of matching; no blank is stripped."""
     line = line.replace("<STR_LIT>", "").replace("<NUM_LIT>", "0")
     for opening in ("<STR_LIT:", "<NUM_LIT:"):
         head, *rest = line.split(opening)
         line = head + "".join(part.replace(">", "", 1) for part in rest)
-    return line.strip()
+    return line
 
 
 def test_trace_compat_is_fuzzywuzzy_on_py150(trace_answers: Callable[[str], list[str]]) -> None:
@@ -74,7 +75,8 @@ def test_trace_compat_is_fuzzywuzzy_on_py150(trace_answers: Callable[[str], list
         plain = resolved(line)
         shuffled = "".join(rng.sample(plain, len(plain)))
         thinned = "".join(character for character in plain if rng.random() < 0.6)
-        for prediction in (line, plain[: len(plain) // 2], shuffled, thinned, *rng.sample(lines, 10)):
+        blanks = " " * rng.randrange(3) + line + "\n" * rng.randrange(3)
+        for prediction in (line, blanks, plain[: len(plain) // 2], shuffled, thinned, *rng.sample(lines, 10)):
             if resolved(prediction):
                 pairs.append((prediction, line))
                 expected.append(fuzz.ratio(resolved(prediction), plain))
@@ -84,4 +86,12 @@ def test_trace_compat_is_fuzzywuzzy_on_py150(trace_answers: Callable[[str], list
     assert len(expected) > 1000
     assert len(set(expected)) > 50
     assert similarity(predictions, references, "trace_compat") == expected
-    assert similarity(predictions, references) == pytest.approx(expected, abs=0.5)
+    stripped = [100 * Levenshtein.ratio(resolved(p).strip(), resolved(r).strip()) for p, r in pairs]
+    assert similarity(predictions, references) == pytest.approx(stripped)
+    assert stripped != pytest.approx(expected, abs=0.5)
+
+
+def test_markers_inside_markers_are_resolved_as_trace_resolves_them() -> None:
+    # The first marker leaves one that the second, whose turn is next, stands for too.
+    line = "<STR_LIT:<STR_LIT:ab>> <STR_LIT:ab>"
+    assert similarity([line], ["ab ab"], "trace_compat") == [100.0]

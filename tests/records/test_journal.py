@@ -80,3 +80,11 @@ def test_the_one_checksum_of_an_old_run_holds_and_gives_way(tmp_path: Path) -> N
     path.write_text("0" * 64 + "\n")
     with pytest.raises(UserError, match="other data"):
         journal.check_data({}, lambda: combined_checksum(config))
+
+
+def test_a_class_that_is_no_name_is_another_configuration(tmp_path: Path) -> None:
+    journal, config = begun(tmp_path), compose()
+    path = tmp_path / "config.yaml"
+    path.write_text(path.read_text().replace("_target_: trace_cl.strategies.seqft.SeqFT", "_target_: 900"))
+    with pytest.raises(UserError, match=r"strategy._target_ \(900 there"):
+        journal.check(as_dict(config), defaults(config))

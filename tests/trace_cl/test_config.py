@@ -1,23 +1,30 @@
 """Every choice composes, and whatever is no choice is refused with the nearest ones."""
 
 import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import hydra
 import pytest
 from support import compose
 
 from trace_cl import choices
-from trace_cl.build import build_strategy, defaults
+from trace_cl.build import build_logger, build_strategy, defaults
 from trace_cl.choices import groups, known_keys
-from trace_cl.config import CONF_DIR, check, only_planned, run_folder
+from trace_cl.config import CHOICES, CONF_DIR, RANGES, Config, TaskConfig, check, only_planned
 from trace_cl.errors import UserError, nearest
+from trace_cl.naming import run_folder
+from trace_cl.strategies.base import Strategy
 from trace_cl.strategies.hft import HalfFineTuning
+from trace_cl.strategies.selection import Selection
 
-CHOICES = [f"{group}={choice}" for group, choices in groups().items() for choice in choices]
+OFFERED = [f"{group}={choice}" for group, choices in groups().items() for choice in choices]
 
 
-@pytest.mark.parametrize("override", CHOICES)
+@pytest.mark.parametrize("override", OFFERED)
 def test_every_choice_of_every_group_composes(override: str) -> None:
     config = compose(override)
     check(config)
@@ -52,7 +59,7 @@ def test_the_papers_protocol() -> None:
     training = config.training
     assert (training.learning_rate, training.global_batch, training.clip_norm) == (1e-5, 128, 1.0)
     assert (tuple(training.betas), training.weight_decay) == ((0.9, 0.95), 0.0)
-    assert (training.prompt_tokens, training.answer_tokens) == (1024, 512)
+    assert (training.total_tokens, config.evaluation.prompt_tokens) == (1536, 1024)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +101,9 @@ def test_hft_wraps_the_strategy() -> None:
         ("+strategy.margn=1", "strategy.margn: SeqFT takes no such value"),
         ("benchmark.tasks.FOMC.epochs=0", "benchmark.tasks.FOMC.epochs=0 must be at least 1"),
         ("metrics.variant=rouge", "metrics.variant=rouge is not one of standard, trace_compat"),
-        ("training.global_batch=0", "training.global_batch=0 must be greater than 0"),
+        ("training.total_tokens=1", "training.total_tokens=1 must be at least 2"),
+        ("evaluation.prompt_tokens=0", "evaluation.prompt_tokens=0 must be at least 1"),
+        ("training.global_batch=0", "training.global_batch=0 must be at least 1"),
         ("model.dtype=int8", "model.dtype=int8 is not one of"),
         ("selection.level=tensor", "selection.level=tensor is not one of category, model, layer"),
         ("selection.attention=5", "selection.attention=5 is not between 0 and 4"),
@@ -107,6 +116,55 @@ def test_a_value_no_run_could_use_is_named(override: str, message: str) -> None:
         check(config)
         build_strategy(config)
     assert message in str(refused.value)
+
+
+def number_keys(kind: type, prefix: str = "") -> Iterator[str]:
+    """The keys of a class of the schema, and of the classes in it, that hold numbers; `*` stands for any name."""
+    for field in fields(kind):
+        key, said = f"{prefix}{field.name}", get_type_hints(kind)[field.name]
+        if is_dataclass(said) and said is not Selection:
+            assert isinstance(said, type)
+            yield from number_keys(said, f"{key}.")
+        elif said == dict[str, TaskConfig]:
+            yield from number_keys(TaskConfig, f"{key}.*.")
+        elif said == dict[str, int]:
+            yield f"{key}.*"
+        elif {int, float} & {said, *get_args(said)}:
+            yield key
+
+
+def test_every_number_of_the_schema_has_a_range() -> None:
+    assert set(number_keys(Config)) - set(CHOICES) == set(RANGES)
+
+
+@pytest.mark.parametrize("key", [key for key in RANGES if "*" not in key])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_no_number_may_be_endless_or_negative(key: str, value: str) -> None:
+    with pytest.raises(UserError, match=re.escape(key)):
+        check(choices.compose([f"{key}=[0.9,{value}]" if key == "training.betas" else f"{key}={value}"]))
+
+
+def test_what_a_user_wrote_need_not_be_derived_from_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class with the methods of a strategy, or of a logger, is one."""
+    names = [name for name, value in vars(Strategy).items() if callable(value) and not name.startswith("_")]
+    methods = "".join(f"    def {name}(self, *args): ...\n" for name in names)
+    loggers = "".join(f"    def {name}(self, *args): ...\n" for name in ("begin", "log", "close"))
+    (tmp_path / "look_alikes.py").write_text(
+        f"class Method:\n    name = 'mine'\n{methods}\nclass Log:\n{loggers}\ndef function(): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = compose("strategy._target_=look_alikes.Method", "logger._target_=look_alikes.Log")
+    check(config)
+    assert build_strategy(config).name == "mine"
+    assert hasattr(build_logger(config), "begin")
+    for section, target, sentence in (
+        ("strategy", "Log", "is no class of a strategy: it has no build, save_model, trainable"),
+        ("logger", "Method", "is no class of a logger: it has no begin, log, close"),
+        ("logger", "function", "is no class of a logger"),
+    ):
+        wrong = compose(f"{section}._target_=look_alikes.{target}")
+        with pytest.raises(UserError, match=sentence):
+            {"strategy": build_strategy, "logger": build_logger}[section](wrong)
 
 
 @pytest.mark.parametrize("spelled", ["true", "yes", "on", "1", "json", "false", "no", "off", "0"])

@@ -4,9 +4,11 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from trace_cl.data.batches import Encoder
@@ -14,7 +16,7 @@ from trace_cl.errors import UserError
 from trace_cl.evaluation import generate, score, summarize
 from trace_cl.metrics import METRICS, macro_f1, sari
 from trace_cl.records.files import read_matrix
-from trace_cl.records.predictions import read_lines
+from trace_cl.records.predictions import read_predictions
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.model import load_tokenizer
 
@@ -27,6 +29,15 @@ PROMPTS = [
     "def f ( x ) :",
     "a b c d e f g",
 ]
+
+
+IDS = [Encoder(TOKENIZER, 1536, 1024).prompt(text) for text in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def greedy() -> list[str]:
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
+    return [one_at_a_time(model, prompt, 12) for prompt in IDS]
 
 
 @torch.inference_mode()
@@ -42,17 +53,106 @@ def one_at_a_time(model: torch.nn.Module, prompt: list[int], answer_tokens: int)
 
 def test_batches_answer_what_single_prompts_answer() -> None:
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
-    # A hub model's own defaults may ask for sampling; evaluation is greedy all the same.
-    model.generation_config.do_sample, model.generation_config.temperature, model.generation_config.top_k = (
-        True,
-        5.0,
-        50,
-    )
-    encoder = Encoder(TOKENIZER, 1024, 512)
-    prompts = [encoder.prompt(text) for text in PROMPTS]
-    expected = [one_at_a_time(model, prompt, 12) for prompt in prompts]
+    expected = [one_at_a_time(model, prompt, 12) for prompt in IDS]
     for budget in (1, 60, 4096):
-        assert generate(model, TOKENIZER, prompts, 12, budget) == expected
+        assert generate(model, TOKENIZER, IDS, 12, budget) == expected
+
+
+HOSTILE = {
+    "do_sample": True,
+    "temperature": 5.0,
+    "top_k": 50,
+    "top_p": 0.5,
+    "min_p": 0.9,
+    "typical_p": 0.5,
+    "epsilon_cutoff": 0.1,
+    "eta_cutoff": 0.1,
+    "repetition_penalty": 5.0,
+    "encoder_repetition_penalty": 5.0,
+    "no_repeat_ngram_size": 1,
+    "encoder_no_repeat_ngram_size": 1,
+    "bad_words_ids": [[token] for token in range(20, 200)],
+    "suppress_tokens": list(range(20, 200)),
+    "begin_suppress_tokens": list(range(200, 400)),
+    "sequence_bias": [[[30], 100.0]],
+    "forced_bos_token_id": 33,
+    "forced_eos_token_id": 34,
+    "exponential_decay_length_penalty": (1, 9.0),
+    "min_length": 500,
+    "min_new_tokens": 12,
+    "max_length": 3,
+    "max_time": 1e-9,
+    "stop_strings": ["e", " "],
+    "guidance_scale": 9.0,
+    "watermarking_config": {"bias": 50.0},
+    "num_beams": 3,
+    "early_stopping": True,
+    "length_penalty": -5.0,
+    "num_return_sequences": 2,
+    "num_beam_groups": 3,
+    "diversity_penalty": 9.0,
+    "penalty_alpha": 0.9,
+    "dola_layers": "high",
+    "prompt_lookup_num_tokens": 3,
+    "assistant_early_exit": 1,
+    "token_healing": True,
+    "cache_implementation": "paged",
+    "use_cache": False,
+    "prefill_chunk_size": 1,
+    "output_scores": True,
+    "return_dict_in_generate": True,
+    "renormalize_logits": True,
+    "remove_invalid_values": True,
+    "pad_token_id": 40,
+    "bos_token_id": 41,
+    "decoder_start_token_id": 42,
+}
+"""What a hub model's generation configuration can ask for, every one to do harm."""
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["model", "adapter"])
+def test_nothing_of_the_hubs_generation_configuration_reaches_an_answer(adapted: bool, greedy: list[str]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
+    own = model.generation_config
+    for key, value in HOSTILE.items():
+        setattr(own, key, value)
+    asked: Any = model
+    if adapted:
+        asked = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    for _ in range(2):
+        assert generate(asked, TOKENIZER, IDS, 12, 60) == greedy
+    assert model.generation_config is own  # it is saved with the checkpoint
+    assert {key: getattr(own, key) for key in HOSTILE} == HOSTILE
+
+
+def test_no_single_key_of_it_does(greedy: list[str]) -> None:
+    """One may undo another where all are set, or end generation before it comes to bear."""
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
+    expected = [one_at_a_time(model, prompt, 4) for prompt in IDS[:2]]
+    for key, value in HOSTILE.items():
+        setattr(model.generation_config, key, value)
+        assert generate(model, TOKENIZER, IDS[:2], 4, 60) == expected, key
+        setattr(model.generation_config, key, None)
+
+
+def test_a_model_that_fails_to_answer_has_its_generation_configuration_again() -> None:
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT).eval()
+    own = model.generation_config
+    with pytest.raises(IndexError):
+        generate(model, TOKENIZER, [[10**6]], 3, 60)
+    assert model.generation_config is own
+
+
+def test_every_end_token_that_the_model_knows_ends_an_answer(greedy: list[str]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
+    for ends in (TOKENIZER.eos_token_id, [TOKENIZER.eos_token_id, 9**9], None):
+        model.generation_config.eos_token_id = ends
+        assert generate(model, TOKENIZER, IDS, 12, 60) == greedy
+    last = TOKENIZER(greedy[0], add_special_tokens=False).input_ids[2]
+    model.generation_config.eos_token_id = [last]
+    [answer] = generate(model, TOKENIZER, IDS[:1], 12, 60)
+    assert TOKENIZER(answer, add_special_tokens=False).input_ids[-1] == last
+    assert len(answer) < len(greedy[0])
 
 
 def test_an_answer_stops_at_its_length(small_model: Path) -> None:
@@ -84,7 +184,9 @@ def test_prompts_and_corpus_figures_reach_the_matrix(run: Callable[..., Path], s
     tasks = "{MeetingBank:{epochs:1,answer_tokens:6,metric:sari},FOMC:{epochs:1,metric:macro_f1}}"
     folder = run(f"benchmark.tasks={tasks}", "evaluation.zero_shot=false")
     rows = read_matrix(folder / "matrix.csv")
-    lines = {task: read_lines(folder / "predictions" / "round3" / f"{task}.jsonl") for task in ("MeetingBank", "FOMC")}
+    lines = {
+        task: read_predictions(folder / "predictions" / "round3" / f"{task}.jsonl") for task in ("MeetingBank", "FOMC")
+    }
 
     def column(task: str, key: str) -> list[str]:
         return [line[key] for line in lines[task]]

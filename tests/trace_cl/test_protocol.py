@@ -62,7 +62,7 @@ def test_what_stops_learning_is_what_it_was(run: Run, small_model: Path, model_d
 def test_prompts_can_be_changed_when_answering(run: Run, small_model: Path, small_root: Path) -> None:
     folder = run("strategy._target_=protocol.Demonstrating", "benchmark.order=[FOMC]", method="demonstrating")
     tokenizer = load_tokenizer(str(small_model))
-    encoder = Encoder(tokenizer, 1024, 512)
+    encoder = Encoder(tokenizer, 1536, 1024)
     splits = {s: json.loads((small_root / "FOMC" / f"{s}.json").read_text()) for s in ("train", "test")}
     shown = encoder.example(splits["train"][0]["prompt"], splits["train"][0]["answer"])
     prompts = [[*shown.prompt, *shown.answer, *encoder.prompt(row["prompt"])] for row in splits["test"]]

@@ -14,8 +14,8 @@ import pytest
 from omegaconf import DictConfig
 from support import TASKS, Killed, compose, everything, killed_at
 
-from trace_cl.config import run_folder
 from trace_cl.errors import UserError
+from trace_cl.naming import run_folder
 from trace_cl.records.answers import Answers
 from trace_cl.records.files import SEAL, sealed, unsealed, write
 from trace_cl.records.journal import Journal

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from support import TASKS, Killed, compose, find_trace_root, killed_at, results
+from support import TASKS, Killed, compose, find_trace_root, killed_at, only_run, results
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from trace_cl import evaluation
@@ -69,9 +69,9 @@ def test_a_score_can_be_recomputed_from_the_predictions(run: Run, small_root: Pa
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(run: Run, tmp_path: Path) -> None:
     first = results(run("hft=true", method="seqft+hft"))
-    second = results(run("hft=true", f"runs_dir={tmp_path}/again", method="../../../again/trace/tiny/seqft+hft"))
+    second = results(run("hft=true", f"runs_dir={tmp_path}/again"))
     assert first == second
-    other = run("hft=true", "seed=2", method="seqft+hft").parent / "seed2"
+    other = run("hft=true", "seed=2", method="seqft+hft")
     assert results(other)["predictions/round0/FOMC.jsonl"] == first["predictions/round0/FOMC.jsonl"]
     frozen = [
         json.loads((f / "rounds/round1.json").read_text())["frozen_modules"] for f in (other, other.parent / "seed1")
@@ -102,11 +102,11 @@ def test_a_killed_run_goes_on(
         return original(*args, **kwargs)
 
     again = (f"runs_dir={tmp_path}/again", "hft=true")
-    folder = tmp_path / "again" / "trace" / "tiny" / "seqft+hft" / "seed1"
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, killed)
         with pytest.raises(Killed):
             run(*again)
+    folder = only_run(tmp_path / "again")
     assert len((folder / "matrix.csv").read_text().splitlines()) in (2, 3)
     run(*again)
     assert results(folder) == whole
@@ -129,11 +129,15 @@ def test_a_finished_run_is_shown_not_repeated(
 
 
 def test_another_configuration_in_the_same_place_is_refused(run: Run) -> None:
+    """Another configuration has another place; it has come to lie here by hand, or by an earlier version."""
     folder = run()
-    before = results(folder)
-    with pytest.raises(UserError, match=r"training\.learning_rate \(0\.01 there, 0\.02 here\)"):
-        run("training.learning_rate=0.02")
+    before, path = results(folder), folder / "config.yaml"
+    own = path.read_text()
+    path.write_text(own.replace("eps: 1.0e-08", "eps: 1.0e-06"))
+    with pytest.raises(UserError, match=r"training\.eps \(1e-06 there, 1e-08 here\)"):
+        run()
     assert results(folder) == before
+    path.write_text(own)
     run("training.tokens_per_batch=100", "benchmark.root=/elsewhere")  # what only changes speed or place is not refused
 
 
@@ -185,7 +189,7 @@ def test_damaged_weights_are_refused(run: Run, small_model: Path, tmp_path: Path
     for file in small_model.iterdir():
         content = file.read_bytes()
         (folder / file.name).write_bytes(content[:1000] if file.suffix == ".safetensors" else content)
-    with pytest.raises(UserError, match="holds no model that can be read"):
+    with pytest.raises(UserError, match="is no whole safetensors file"):
         run(f"model.path={folder}")
 
 
@@ -201,7 +205,7 @@ def test_a_loss_that_is_not_finite_names_round_and_step(
     monkeypatch.setattr(TorchLearner, "backward", diverging)
     with pytest.raises(UserError, match=r"the loss is nan in round 2 \(FOMC\), step 2"):
         run()
-    assert len((tmp_path / "runs/trace/tiny/seqft/seed1/matrix.csv").read_text().splitlines()) == 2
+    assert len((only_run(tmp_path / "runs") / "matrix.csv").read_text().splitlines()) == 2
 
 
 def test_all_checkpoints_can_be_kept(run: Run) -> None:
@@ -259,7 +263,7 @@ def test_real_data_through_the_tiny_model(tmp_path: Path, capsys: pytest.Capture
             f"runs_dir={tmp_path}",
         )
     )
-    lines = (tmp_path / "trace/tiny/seqft/seed1/matrix.csv").read_text().splitlines()
+    lines = (only_run(tmp_path) / "matrix.csv").read_text().splitlines()
     assert lines[0] == "round,FOMC,Py150"
     assert "data: FOMC: " in capsys.readouterr().err, "its eval and test splits overlap in whichever part lies here"
     assert len(lines) == 3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from support import Killed, compose, everything, killed_after, killed_at, results
+from support import Killed, compose, everything, killed_after, killed_at, only_run, results
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trace_cl import evaluation
@@ -63,7 +63,7 @@ def test_killed_inside_rounds_and_between_them_and_continued(
                 kills += 1
     assert kills == (4 if method != "joint" else 2)  # whose first rounds train nothing
     run(*again)
-    assert everything(tmp_path / "again" / "trace" / "tiny" / method / "seed1") == whole
+    assert everything(only_run(tmp_path / "again")) == whole
 
 
 def test_an_adapter_in_bf16_is_scored_alike_by_a_resumed_run(
@@ -79,7 +79,7 @@ def test_an_adapter_in_bf16_is_scored_alike_by_a_resumed_run(
             with pytest.raises(Killed):
                 run(*again)
     run(*again)
-    resumed = tmp_path / "again" / "trace" / "tiny" / "lora_seqft" / "seed1"
+    resumed = only_run(tmp_path / "again")
     assert results(resumed) == results(whole)
     weights = [(folder / "checkpoint" / "adapter_model.safetensors").read_bytes() for folder in (whole, resumed)]
     assert weights[0] == weights[1]
@@ -111,7 +111,7 @@ def test_one_draw_more_moves_no_other(run: Run, tmp_path: Path, monkeypatch: pyt
         (evaluation, "generate"),
     ):
         monkeypatch.setattr(owner, name, drawing(getattr(owner, name)))
-    other = run(*overrides, f"runs_dir={tmp_path / 'other'}", method=f"../../../other/trace/tiny/{method}")
+    other = run(*overrides, f"runs_dir={tmp_path / 'other'}")
     assert drawn[0] > 50
     assert results(other) == results(plain)
     weights = [
@@ -178,7 +178,7 @@ def test_distillation_is_noted_step_by_step(run: Run, tmp_path: Path) -> None:
         "strategy=lwf",
         "training.tokens_per_batch=40",
         f"runs_dir={tmp_path / 'cut'}",
-        method="../../../cut/trace/tiny/lwf",
+        method="lwf",
     )
     steps, again = ([json.loads(line) for line in (f / "train.jsonl").read_text().splitlines()] for f in (folder, cut))
     assert all("distillation" not in step for step in steps if step["round"] == 1)
@@ -254,7 +254,7 @@ def test_lora_leaves_the_backbone_alone_and_its_adapter_loads_with_peft(
     loaded = cast(PreTrainedModel, PeftModel.from_pretrained(base, str(checkpoint)).eval())
     tokenizer = load_tokenizer(str(checkpoint))
     rows = json.loads((small_root / "MeetingBank" / "test.json").read_text())
-    prompts = [Encoder(tokenizer, 1024, 512).prompt(row["prompt"]) for row in rows]
+    prompts = [Encoder(tokenizer, 1536, 1024).prompt(row["prompt"]) for row in rows]
     lines = (folder / "predictions" / "round8" / "MeetingBank.jsonl").read_text().splitlines()
     assert generate(loaded, tokenizer, prompts, 6, 32768) == [json.loads(line)["prediction"] for line in lines]
 

@@ -24,7 +24,7 @@ from ranks import (
     use_every_word_under_each_stage,
 )
 from safetensors.torch import load_file
-from support import TASKS, Killed, compose, everything, killed_at, results
+from support import TASKS, Killed, compose, everything, killed_at, only_run, results
 
 from trace_cl.config import as_dict
 from trace_cl.launch.processes import launch
@@ -108,8 +108,9 @@ saving_memory = [
 
 
 def folder_of(method: str, runs: Path) -> Path:
-    """The directory of a run."""
-    return runs / "trace" / "tiny" / method.partition(" ")[0] / "seed1"
+    """The directory of the one run of the method; its settings are named behind it."""
+    [folder] = (runs / "trace" / "tiny").glob(f"{method.partition(' ')[0]}-*/seed1")
+    return folder
 
 
 Configure = Callable[..., DictConfig]
@@ -165,6 +166,8 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     # The norm is that before clipping, which would hide a gradient twice too large.
     for figure in ("loss", "gradient_norm", "penalty"):
         assert recorded(folder, figure) == pytest.approx(recorded(reference, figure), rel=1e-3), figure
+    # A difference of what is almost alike.
+    assert recorded(folder, "distillation") == pytest.approx(recorded(reference, "distillation"), rel=0.01, abs=1e-5)
     ours, theirs = weights(folder), weights(reference)
     assert ours.keys() == theirs.keys()
     # Weights are smaller than one; EWC's Fisher information, which lies among them, is not.
@@ -306,11 +309,10 @@ def test_the_run_ends_with_a_rank_and_goes_on_afterwards(tmp_path: Path, small_r
     command = [sys.executable, "-m", "trace_cl", "engine=deepspeed", "engine.processes=2", f"model.path={small_model}"]
     command += ["benchmark=trace", f"benchmark.root={small_root}", f"benchmark.order=[{','.join(TASKS)}]"]
     command += ["training.global_batch=2", "benchmark.tasks={FOMC:{epochs:50}}", f"runs_dir={tmp_path}"]
-    folder = tmp_path / "trace" / "tiny" / "seqft" / "seed1"
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    steps = folder / "train.jsonl"
-    while run.poll() is None and not (steps.exists() and '"round": 2' in steps.read_text()):
+    while run.poll() is None and not any('"round": 2' in steps.read_text() for steps in tmp_path.rglob("train.jsonl")):
         time.sleep(0.1)
+    folder = only_run(tmp_path)
     children = psutil.Process(run.pid).children()
     both = [child for child in children if "be_a_rank" in " ".join(child.cmdline())]
     assert len(both) == 2
@@ -359,14 +361,15 @@ def test_the_ranks_that_slurm_starts_find_each_other(
     assert [process.returncode for process in both] == [0, 0], said
     assert said[0][0].count("OP ") == 3
     assert said[1] == ("", "")
-    assert_same_run(tmp_path / "runs" / "trace" / "tiny" / "seqft" / "seed1", on_one_device("seqft"))
+    assert_same_run(only_run(tmp_path / "runs"), on_one_device("seqft"))
 
 
 def test_one_process_does_one_run_after_another(tmp_path: Path, configure: Configure) -> None:
     """As a sweep's: the second finds nothing left of the first one's groups."""
     for seed in (1, 2):
         launch(configure(tmp_path, "engine=deepspeed", f"seed={seed}", "benchmark.order=[FOMC]"))
-        assert len((tmp_path / "trace" / "tiny" / "seqft" / f"seed{seed}" / "matrix.csv").read_text().splitlines()) == 2
+        [matrix] = tmp_path.glob(f"*/*/*/seed{seed}/matrix.csv")
+        assert len(matrix.read_text().splitlines()) == 2
 
 
 def command_on_two_ranks(*overrides: str) -> subprocess.CompletedProcess[str]:
@@ -389,6 +392,33 @@ def test_a_rank_that_fails_is_quoted_once(tmp_path: Path, small_root: Path, smal
     assert refused.stderr.count("error:") == 1
     assert "/nowhere" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_two_ranks_name_the_rows_of_a_loss_that_is_not_finite(
+    tmp_path: Path, small_root: Path, small_model: Path, stage: int
+) -> None:
+    small = (f"model.path={small_model}", "benchmark=trace", f"benchmark.root={small_root}", f"runs_dir={tmp_path}")
+    failed = command_on_two_ranks(*small, f"engine.zero_stage={stage}", "strategy._target_=ranks.SickRow")
+    assert failed.returncode == 2, failed.stderr
+    assert failed.stderr.count("error:") == 1
+    assert (
+        "the loss is nan in round 1 (C-STANCE), step 1, on C-STANCE 3 (see failures/round1-step1.json" in failed.stderr
+    )
+    assert "Traceback" not in failed.stderr
+    record = json.loads((tmp_path / "trace/tiny/sick_row/seed1/failures/round1-step1.json").read_text())
+    assert sorted(row["row"] for row in record["rows"]) == list(range(12))
+    assert [row["row"] for row in record["rows"] if row["loss"] == "nan"] == [3]
+    assert all(0 < row["loss"] < 20 for row in record["rows"] if row["row"] != 3)
+
+
+def test_a_rank_that_runs_out_of_memory_names_the_key(tmp_path: Path, small_root: Path, small_model: Path) -> None:
+    small = (f"model.path={small_model}", "benchmark=trace", f"benchmark.root={small_root}", f"runs_dir={tmp_path}")
+    failed = command_on_two_ranks(*small, "strategy._target_=ranks.TooLargeForTheSecondRank")
+    assert failed.returncode == 2, failed.stderr
+    assert failed.stderr.count("error:") == 1
+    assert "tokens: set training.tokens_per_batch lower" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import only_run
 from torch import Tensor
 
 from trace_cl.errors import UserError
@@ -55,7 +56,7 @@ def test_it_names_round_step_and_rows_and_keeps_them(
     poison(monkeypatch, kind, lambda round: [round.task.train[3], round.task.train[10]], how)
     with pytest.raises(UserError) as caught:
         run(f"strategy={strategy}", method=strategy)
-    folder = tmp_path / "runs" / "trace" / "tiny" / strategy / "seed1"
+    folder = only_run(tmp_path / "runs")
     [kept] = (folder / "failures").iterdir()
     record = json.loads(kept.read_text())
     step = record["step"]
@@ -80,7 +81,7 @@ def test_replayed_rows_are_found_by_task_and_row(run: Run, tmp_path: Path, monke
     poison(monkeypatch, Replay, lambda round: [round.past[0].train[2], round.instructions[7]], "loss")
     with pytest.raises(UserError, match=r"round 2 \(FOMC\), step \d+, on (C-STANCE 2|instructions 7)"):
         run("strategy=replay", "strategy.ratio=0.5", method="replay")
-    [kept] = (tmp_path / "runs/trace/tiny/replay/seed1/failures").iterdir()
+    [kept] = (only_run(tmp_path / "runs") / "failures").iterdir()
     record = json.loads(kept.read_text())
     assert record["phase"] == "replay"
     assert {row["task"] for row in record["rows"]} <= {"C-STANCE", "instructions"}
@@ -92,7 +93,7 @@ def test_a_strategys_own_number_is_looked_at_too(run: Run, tmp_path: Path, monke
         UserError, match=r"the penalty is inf in round 1 \(C-STANCE\), step 1, on no row by itself among"
     ):
         run()
-    assert not (tmp_path / "runs/trace/tiny/seqft/seed1/checkpoint").exists()
+    assert not (only_run(tmp_path / "runs") / "checkpoint").exists()
 
 
 def test_every_number_is_looked_at() -> None:

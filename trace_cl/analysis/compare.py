@@ -18,6 +18,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -175,9 +176,15 @@ def config_differences(runs: Sequence[StoredRun]) -> pd.DataFrame:
     """The keys in which the runs' configurations differ, a column a run; not where things lie and how fast they go."""
     keys = dict.fromkeys(key for run in runs for key in run.config if not is_free(key))
     lines = {key: [str(run.config.get(key, "–")) for run in runs] for key in keys}
+    lines["data.sha256"] = [_short_checksum(run) for run in runs]
     different = {key: line for key, line in lines.items() if len(set(line)) > 1}
     frame = pd.DataFrame.from_dict(different, orient="index", columns=short_names([run.folder for run in runs]))
     return frame.rename_axis(index="key")
+
+
+def _short_checksum(run: StoredRun) -> str:
+    """What tells the data that a run was made of from others'."""
+    return sha256("\n".join(run.experiment.get("data.sha256", [])).encode()).hexdigest()[:8]
 
 
 def matrix_difference(run: StoredRun, first: StoredRun, rounds: int) -> pd.DataFrame:

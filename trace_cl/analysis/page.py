@@ -16,10 +16,10 @@ from typing import Any
 import jinja2
 
 from trace_cl import metrics
-from trace_cl.analysis.stored import StoredRun, by_method, find, find_published, last
+from trace_cl.analysis.save import save
+from trace_cl.analysis.stored import StoredRun, by_method, find, find_published, folder_of_runs, last
 from trace_cl.analysis.text import RECOMPUTED, headline, over_seeds
 from trace_cl.errors import UserError
-from trace_cl.records.files import write
 
 BLACK_READS_BETTER = 47
 """From this score up black has more contrast on cividis than white."""
@@ -30,9 +30,7 @@ def find_runs(runs: Path) -> list[StoredRun]:
 
     Raises UserError for a folder that is not there, and for a run that cannot be read.
     """
-    if not runs.is_dir():
-        raise UserError(f"there is no folder {runs}: give --runs the one that holds the runs")
-    return sorted([*find(runs), *find_published()], key=lambda run: run.order)
+    return sorted([*find(folder_of_runs(runs)), *find_published()], key=lambda run: run.order)
 
 
 def summary(runs: Sequence[StoredRun]) -> Iterator[dict[str, Any]]:
@@ -141,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     out = options.out or options.runs / "report.html"
     try:
-        write(out, render(find_runs(options.runs), options.examples))
+        save(out, render(find_runs(options.runs), options.examples))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

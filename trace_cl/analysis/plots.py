@@ -20,6 +20,7 @@ from matplotlib.figure import Figure as Picture
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from trace_cl.analysis.save import save
 from trace_cl.analysis.stored import (
     STRATEGIES,
     StoredRun,
@@ -27,12 +28,14 @@ from trace_cl.analysis.stored import (
     default_benchmark,
     find,
     find_published,
+    folder_of_runs,
     method_order,
 )
 from trace_cl.analysis.text import headline
 from trace_cl.errors import UserError
 from trace_cl.metrics import backward_transfer, overall_performance
-from trace_cl.records.files import PUBLISHED, write
+from trace_cl.paths import check_name
+from trace_cl.records.files import PUBLISHED
 
 Points = NDArray[np.float64]
 
@@ -295,7 +298,13 @@ def heatmaps(runs: Sequence[StoredRun], width: float) -> Iterator[tuple[str, Pic
 
 def runs_meant(options: argparse.Namespace) -> list[StoredRun]:
     """The runs to draw. Raises UserError where there is none."""
-    model, benchmark = options.model, options.benchmark or default_benchmark(options.model)
+    model, benchmark = options.model, options.benchmark
+    if benchmark is None:
+        benchmark = default_benchmark(model)
+    check_name("--model", model)
+    check_name("--benchmark", benchmark)
+    if not options.run and not options.published:
+        folder_of_runs(options.runs)
     runs = [StoredRun.at(folder) for folder in options.run] or find(options.runs, benchmark, model)
     if options.published:
         runs += find_published(model if (PUBLISHED / model).is_dir() else "llama2-chat-7b")
@@ -331,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, picture in pictures:
             for format in options.format.split(","):
                 path = options.out / f"{name}.{format}"
-                write(path, image(picture, format))
+                save(path, image(picture, format))
                 print(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -94,14 +94,15 @@ def write_report(
     summary: Mapping[str, Any],
 ) -> None:
     """report.md and its pictures, heatmap.png and curves.png, of the finished rounds."""
-    name = f"{summary['method']} on {summary['benchmark']}, {summary['model']}, seed {summary['seed']}"
+    method = folder.parent.name  # with the settings that tell it from others
+    name = f"{method} on {summary['benchmark']}, {summary['model']}, seed {summary['seed']}"
     untrained = summary.get("untrained_rounds", [])
     values = figures(rows, untrained)
     state = "Complete" if summary["complete"] else "Unfinished"
     title = f"{name}\n{headline(values)} after {len(rows)} of {len(tasks)} rounds"
     scores = matrix(rows, tasks)
     write(folder / "heatmap.png", image(heatmap(scores, title)))
-    write(folder / "curves.png", image(curves([Method(summary["method"], [scores])])))
+    write(folder / "curves.png", image(curves([Method(method, [scores])])))
     write(
         folder / "report.md",
         f"""# {name}

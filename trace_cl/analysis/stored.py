@@ -5,25 +5,25 @@ A run of ours lies in `<runs>/<benchmark>/<model>/<method>/seed<k>`, one of the 
 damaged is a UserError that names the file.
 """
 
+import glob
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import numpy as np
 import pandas as pd
-from yaml import YAMLError  # type: ignore[import-untyped]
 
-from trace_cl import metrics
+from trace_cl import metrics, naming
 from trace_cl.analysis.text import reported
 from trace_cl.config import schema_defaults
 from trace_cl.errors import UserError
 from trace_cl.names import current_name
-from trace_cl.records.files import PUBLISHED, flatten, read_json, read_matrix, read_yaml
-from trace_cl.records.predictions import read_lines
+from trace_cl.records.files import PUBLISHED, flatten, is_score, read_json, read_matrix, read_yaml, whole
+from trace_cl.records.predictions import read_predictions, read_prompts
 
 T = TypeVar("T")
 
@@ -39,8 +39,9 @@ def natural(name: str) -> list[str | int]:
 
 
 def method_order(method: str) -> tuple[object, ...]:
-    """A key that sorts methods: the paper's strategies first, then others by name; HFT after its plain one."""
-    strategy, _, variant = method.partition("+")
+    """A key that sorts methods: the paper's strategies first, then others by name; HFT after its plain one, and after
+    both their other settings."""
+    strategy, variant = re.fullmatch(r"([^+-]*)(.*)", method, re.DOTALL).groups()  # type: ignore[union-attr]
     known = list(STRATEGIES).index(strategy) if strategy in STRATEGIES else len(STRATEGIES)
     return known, natural(strategy), natural(variant)
 
@@ -63,12 +64,12 @@ class StoredRun:
     def at(cls, folder: Path) -> Self:
         """The run in a folder, named by where it lies. Raises UserError where there is none, or a damaged matrix."""
         path = folder / "matrix.csv"
-        if not path.exists():
+        if not whole(path, path.exists):
             raise UserError(
                 f"{folder} is no run with a finished round: it holds no matrix.csv; name folders such as "
                 "runs/embedded/tiny/seqft/seed1"
             )
-        matrix = whole(path, lambda: triangular(read_matrix(path)))
+        matrix = read_matrix(path)
         there = folder.resolve()
         if there.is_relative_to(PUBLISHED):
             model, method = there.parts[-2:]
@@ -115,7 +116,7 @@ class StoredRun:
     @cached_property
     def printed(self) -> dict[str, list[float | None]]:
         """What the paper prints below the matrix of a published run, in the form of `figures`; empty for ours."""
-        said: Mapping[str, Any] = self.summary.get("printed", {})
+        said: Mapping[str, Any] = self.summary.get("printed", {}) if self.published else {}
         unsaid: list[float | None] = [None] * (len(self.matrix) - 1)
         return {name: list(value) if isinstance(value, list) else [*unsaid, value] for name, value in said.items()}
 
@@ -131,7 +132,7 @@ class StoredRun:
     @property
     def source(self) -> str:
         """Where a published run is printed; empty for a run of ours."""
-        return str(self.summary.get("source", ""))
+        return str(self.summary.get("source", "")) if self.published else ""
 
     @property
     def zero_shot(self) -> dict[str, float]:
@@ -147,13 +148,60 @@ class StoredRun:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """summary.json; empty where there is none."""
-        return self._read("summary.json", read_json, {})
+        return self._read("summary.json", lambda path: whole(path, lambda: self._plausible(read_json(path))), {})
+
+    def _plausible(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """The summary. Raises ValueError for what could be no summary of this matrix."""
+        rounds = set(range(1, len(self.tasks) + 1))
+        fits: dict[str, Callable[[Any], bool]] = {
+            "method": lambda value: isinstance(value, str) and value != "",
+            "untrained_rounds": lambda value: (
+                isinstance(value, list) and all(type(t) is int and t in rounds for t in value)
+            ),
+            "zero_shot": lambda value: isinstance(value, dict) and all(map(is_score, value.values())),
+        }
+        for key, is_right in fits.items():
+            if key in summary and not is_right(summary[key]):
+                raise ValueError(f"its {key} is none")
+        return summary
+
+    @cached_property
+    def written(self) -> dict[str, Any]:
+        """config.yaml with keys `a.b.c`, classes by today's names; empty where there is none, as in a published run."""
+        return self._read("config.yaml", lambda path: modern(dict(flatten(read_yaml(path)))), {})
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.yaml with keys `a.b.c`, as today's version would have written it; empty where there is none, as for a
-        published run."""
-        return self._read("config.yaml", lambda path: modern(dict(flatten(read_yaml(path)))), {})
+        """`written` as today's version would have: keys that came later at their defaults; empty where that is."""
+        return self.written and schema_defaults() | self.written
+
+    @property
+    def strategy(self) -> str:
+        """The strategy's name, with which the method's begins."""
+        return str(self.summary.get("method", self.method))
+
+    @cached_property
+    def own(self) -> dict[str, Any]:
+        """The settings of the run if nobody had overridden any."""
+        return whole(self.folder / "config.yaml", lambda: naming.own_settings(self.written, self.strategy))
+
+    @cached_property
+    def experiment(self) -> dict[str, Any]:
+        """What its numbers depend on besides the seed: the settings, and the data; empty where they are not known."""
+        path = self.folder / "data.sha256"
+        data: list[str] = self._read(path.name, lines_of, [])
+        return naming.experiment(self.written, self.own) | {path.name: data} if self.written else {}
+
+    @cached_property
+    def contradictions(self) -> list[str]:
+        """Settings that are not what the run's place says; none where they are not known, or it is a published one."""
+        if not self.written or self.published:
+            return []
+        said = {"benchmark.name": self.benchmark, "model.name": self.model, naming.SEED: self.seed}
+        wrong = [key for key, value in said.items() if str(self.written.get(key, value)) != value]
+        if self.method == self.strategy:
+            return wrong + list(naming.differences(self.written, self.own))
+        return wrong if self.method.startswith(f"{self.strategy}-") else [*wrong, "strategy"]
 
     def record(self, round: int) -> dict[str, Any]:
         """What happened in the round (0: the base model's scores); empty where it was not recorded."""
@@ -164,47 +212,15 @@ class StoredRun:
 
         Empty where they were not kept.
         """
-        keys = ("index", "prediction", "reference", "score")
-        return self._read(f"predictions/round{round}/{task}.jsonl", lambda path: with_keys(path, *keys), [])
+        return self._read(f"predictions/round{round}/{task}.jsonl", read_predictions, [])
 
     def prompts(self, task: str) -> dict[int, str]:
         """The task's prompts by index; empty where they were not kept, as by runs of old."""
-        lines: list[dict[str, Any]] = self._read(
-            f"prompts/{task}.jsonl", lambda path: with_keys(path, "index", "prompt"), []
-        )
-        return {line["index"]: line["prompt"] for line in lines}
+        return self._read(f"prompts/{task}.jsonl", read_prompts, {})
 
     def _read(self, name: str, read: Callable[[Path], T], absent: T) -> T:
         path = self.folder / name
-        return whole(path, lambda: read(path)) if path.exists() else absent
-
-
-def whole(path: Path, read: Callable[[], T]) -> T:
-    """What `read` gives. Raises UserError naming the file where its content is not what a run writes."""
-    try:
-        return read()
-    except (OSError, ValueError, KeyError, TypeError, AssertionError, YAMLError) as error:
-        [reason, *_] = [*str(error).splitlines(), type(error).__name__]
-        raise UserError(f"{path} is damaged ({reason.strip()}): move the run away") from error
-
-
-def triangular(matrix: pd.DataFrame) -> pd.DataFrame:
-    """The matrix. Raises ValueError unless rounds 1, 2, … have each a score for every task seen."""
-    if not len(matrix) or list(matrix.index) != list(range(1, len(matrix) + 1)) or len(matrix) > len(matrix.columns):
-        raise ValueError("its rounds are not 1, 2, … up to the number of tasks")
-    below = np.tril(np.ones(matrix.shape, dtype=bool))
-    if not np.isfinite(matrix.to_numpy()[below]).all():
-        raise ValueError("a score is missing on or below the diagonal")
-    return matrix
-
-
-def with_keys(path: Path, *keys: str) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file. Raises ValueError naming the first that lacks one of the keys."""
-    lines = read_lines(path)
-    for number, line in enumerate(lines, start=1):
-        if missing := [key for key in keys if key not in line]:
-            raise ValueError(f"line {number} has no {missing[0]}")
-    return lines
+        return read(path) if whole(path, path.exists) else absent
 
 
 def default_benchmark(model: str | None) -> str:
@@ -212,10 +228,49 @@ def default_benchmark(model: str | None) -> str:
     return "embedded" if model == "tiny" else PAPER_BENCHMARK
 
 
-def find(runs: Path, benchmark: str = "*", model: str = "*", method: str = "*") -> list[StoredRun]:
-    """Our runs with a finished round, in order. Raises UserError for one that is damaged."""
-    paths = runs.glob(f"{benchmark}/{model}/{method}/seed*/matrix.csv")
-    return sorted((StoredRun.at(path.parent) for path in paths), key=lambda run: run.order)
+def folder_of_runs(runs: Path) -> Path:
+    """The folder. Raises UserError where there is none."""
+    if not whole(runs, runs.is_dir):
+        raise UserError(f"there is no folder {runs}: give --runs the one that holds the runs")
+    return runs
+
+
+def find(
+    runs: Path, benchmark: str | None = None, model: str | None = None, method: str | None = None
+) -> list[StoredRun]:
+    """Our runs with a finished round (of all benchmarks, models, methods where none is named), in order.
+
+    One that lies where others' results belong is left out, with a word. Raises UserError for one that is damaged.
+    """
+    parts = ["*" if name is None else glob.escape(name) for name in (benchmark, model, method)]
+    paths = glob.glob(os.path.join(*parts, "seed*", "matrix.csv"), root_dir=runs)
+    return in_place(sorted((StoredRun.at((runs / path).parent) for path in paths), key=lambda run: run.order))
+
+
+def in_place(runs: Iterable[StoredRun]) -> list[StoredRun]:
+    """The runs whose settings are what their place says; the others are named on stderr.
+
+    Such are runs of earlier versions, whose place did not tell settings apart, and what was moved by hand.
+    """
+    found = []
+    for run in runs:
+        if run.contradictions:
+            print(f"not at its place ({', '.join(run.contradictions)}), left out: {run.folder}", file=sys.stderr)
+        else:
+            found.append(run)
+    return found
+
+
+def agreeing(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """The runs, if they are seeds of one experiment. Raises UserError naming two that differ in more than the seed."""
+    for run in runs[1:]:
+        there, here = runs[0].experiment, run.experiment
+        if different := sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key)):
+            raise UserError(
+                f"{runs[0].folder} and {run.folder} differ in more than the seed ({', '.join(different[:5])}"
+                f"{', …' if len(different) > 5 else ''}): there is no average of them, so move one of the two away"
+            )
+    return list(runs)
 
 
 def find_published(model: str = "*", method: str = "*") -> list[StoredRun]:
@@ -225,11 +280,14 @@ def find_published(model: str = "*", method: str = "*") -> list[StoredRun]:
 
 
 def by_method(runs: Iterable[StoredRun]) -> list[list[StoredRun]]:
-    """The runs, seed by seed, of each method of a model on a benchmark, in order; published ones are apart."""
+    """The runs, seed by seed, of each method of a model on a benchmark, in order; published ones are apart.
+
+    Raises UserError where those of a method differ in more than the seed.
+    """
     groups: dict[tuple[object, ...], list[StoredRun]] = {}
     for run in sorted(runs, key=lambda run: run.order):
         groups.setdefault((run.benchmark, run.model, run.published, run.method), []).append(run)
-    return list(groups.values())
+    return [agreeing(group) for group in groups.values()]
 
 
 def last(runs: Sequence[StoredRun], figure: str) -> list[float | None]:
@@ -237,7 +295,11 @@ def last(runs: Sequence[StoredRun], figure: str) -> list[float | None]:
     return [run.figures[figure][-1] for run in runs]
 
 
+def lines_of(path: Path) -> list[str]:
+    """A text's lines, sorted. Raises UserError where it is none."""
+    return whole(path, lambda: sorted(path.read_text(encoding="utf-8").splitlines()))
+
+
 def modern(config: dict[str, Any]) -> dict[str, Any]:
-    """An earlier version's configuration: keys that came later at their defaults, classes by today's names."""
-    named = {key: current_name(value) if key.endswith("._target_") else value for key, value in config.items()}
-    return schema_defaults() | named
+    """An earlier version's configuration, its classes by today's names."""
+    return {key: current_name(str(value)) if key.endswith("._target_") else value for key, value in config.items()}

@@ -17,9 +17,19 @@ import numpy as np
 import pandas as pd
 
 from trace_cl import metrics
-from trace_cl.analysis.stored import STRATEGIES, StoredRun, default_benchmark, find, find_published, last, whole
+from trace_cl.analysis.stored import (
+    STRATEGIES,
+    StoredRun,
+    agreeing,
+    default_benchmark,
+    find,
+    find_published,
+    folder_of_runs,
+    last,
+)
 from trace_cl.analysis.text import RECOMPUTED, UNDEFINED, at, markdown, number
 from trace_cl.errors import UserError
+from trace_cl.paths import check_name
 from trace_cl.records.files import PUBLISHED, read_json
 
 ROUNDING = 0.051
@@ -41,13 +51,15 @@ COMPARED = {
 
 def printed() -> dict[str, Any]:
     """tables.json: which run stands behind which table, and what tables 3, 4 and 7 print: [OP, BWT]."""
-    path = PUBLISHED / "tables.json"
-    return whole(path, lambda: read_json(path))
+    return read_json(PUBLISHED / "tables.json")
 
 
 def finished(runs: Path, model: str, method: str) -> list[StoredRun]:
-    """The finished runs of a method in a benchmark's folder, seed by seed."""
-    return [run for run in find(runs.parent, runs.name, model, method) if run.complete]
+    """The finished runs of a method in a benchmark's folder, seed by seed.
+
+    Raises UserError where they differ in more than the seed.
+    """
+    return agreeing([run for run in find(runs.parent, runs.name, model, method) if run.complete])
 
 
 def cell(
@@ -277,6 +289,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.number not in (3, 4, 7, *matrices()):
             raise UserError(f"there is no table {options.number} here: choose 3, 4, 7, or 24 to 42")
+        for name in ("model", "benchmark"):
+            if (value := getattr(options, name)) is not None:
+                check_name(f"--{name}", value)
+        if not options.published:
+            folder_of_runs(options.runs)
         tidy, caption = make(options.number, options.model, options.benchmark, options.runs)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

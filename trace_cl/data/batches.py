@@ -10,24 +10,32 @@ from trace_cl.strategies.base import Batch, Example
 
 
 class Encoder:
-    """Encodes prompts and answers apart, so that no token straddles the boundary, and cuts what is too long."""
+    """Encodes prompts and answers apart, so that no token straddles the boundary, and cuts the left of long ones.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_tokens: int, answer_tokens: int) -> None:
+    An example has at most `total_tokens` tokens, prompt and answer together, a prompt to be answered `prompt_tokens`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, total_tokens: int, prompt_tokens: int) -> None:
         self.tokenizer = tokenizer
+        self.total_tokens = total_tokens
         self.prompt_tokens = prompt_tokens
-        self.answer_tokens = answer_tokens
         starts = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
         self.start = [tokenizer.bos_token_id] if starts else []
 
     def prompt(self, text: str) -> list[int]:
         """The prompt's last `prompt_tokens` ids; where the model knows a start token it stays at the front."""
-        ids = self._ids(text)
-        room = self.prompt_tokens - len(self.start)
-        return [*self.start, *ids[max(0, len(ids) - room) :]]
+        return self._prompt(text, self.prompt_tokens)
 
     def example(self, prompt: str, answer: str) -> Example:
-        """Prompt and answer; an answer cut at `answer_tokens` has no end, so none is taught."""
-        return Example(self.prompt(prompt), [*self._ids(answer), self.tokenizer.eos_token_id][: self.answer_tokens])
+        """Prompt, answer and end. The prompt makes room for the answer; one too long by itself keeps its end, and one
+        token before it to follow on."""
+        ids = [*self._ids(answer), self.tokenizer.eos_token_id][1 - self.total_tokens :]
+        return Example(self._prompt(prompt, self.total_tokens - len(ids)), ids)
+
+    def _prompt(self, text: str, tokens: int) -> list[int]:
+        ids = self._ids(text)
+        room = tokens - len(self.start)
+        return [*self.start, *ids[max(0, len(ids) - room) :]]
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids

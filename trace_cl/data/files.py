@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,10 @@ from trace_cl.errors import UserError
 from trace_cl.names import look_up
 
 SPLITS = ("train", "eval", "test")
+LONGEST = 1_000_000
+"""Characters of a text at most: it would be cut to some thousands, after minutes of encoding."""
+_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
+"""A null, or one half of a pair that stands for a character: JSON can write it, and a text cannot hold it."""
 FEATURES = Features({"prompt": Value("string"), "answer": Value("string")})
 
 
@@ -36,7 +42,10 @@ class TaskData:
 def generate_tasks(generator: str, wanted: Mapping[str, Sequence[str]]) -> dict[str, TaskData]:
     """The wanted splits of each wanted task, from the function with this dotted name. It takes no argument and gives
     task -> split -> rows. Raises UserError naming task, split and row at the first fault."""
-    generated = look_up("benchmark.generator", generator)()
+    function = look_up("benchmark.generator", generator)
+    if not callable(function):
+        raise UserError(f"benchmark.generator={generator} is no function")
+    generated = function()
     if not isinstance(generated, Mapping) or not all(isinstance(splits, Mapping) for splits in generated.values()):
         raise UserError(f"benchmark.generator={generator} must give a dictionary of tasks, each a dictionary of splits")
     tasks = {}
@@ -51,12 +60,15 @@ def generate_tasks(generator: str, wanted: Mapping[str, Sequence[str]]) -> dict[
 
 def read_task(root: Path, name: str, splits: Sequence[str] = SPLITS) -> TaskData:
     """One task, `root/<name>/<split>.json`. Raises UserError naming the file, and the row, at the first fault."""
-    if not root.is_dir():
-        raise UserError(f"{root} is no folder: set benchmark.root to the folder that holds a folder a task")
-    if not (root / name).is_dir():
-        raise UserError(
-            f"{root / name} is missing: put {name}'s {', '.join(f'{split}.json' for split in splits)} there"
-        )
+    try:
+        if not root.is_dir():
+            raise UserError(f"{root} is no folder: set benchmark.root to the folder that holds a folder a task")
+        if not (root / name).is_dir():
+            raise UserError(
+                f"{root / name} is missing: put {name}'s {', '.join(f'{split}.json' for split in splits)} there"
+            )
+    except OSError as error:
+        raise UserError(f"{root / name} cannot be read ({error.strerror}): set benchmark.root to a folder") from error
     return TaskData(
         name, {split: Dataset.from_list(read_split(root / name / f"{split}.json"), FEATURES) for split in splits}
     )
@@ -64,15 +76,28 @@ def read_task(root: Path, name: str, splits: Sequence[str] = SPLITS) -> TaskData
 
 def read_split(path: Path) -> list[dict[str, str]]:
     """The rows of one JSON file, checked."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: every task needs train.json, eval.json and test.json")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        # Some editors begin a file with a mark. Numbers are none of ours, and a whole one may be too long to read.
+        rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_int=float, object_pairs_hook=_Row)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: every task needs train.json, eval.json and test.json") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): it must be a file that you may read") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend the file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, byte {error.start}: not valid UTF-8; save the file as UTF-8") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply; it must be an array of objects with two texts") from error
     return checked_rows(rows, str(path))
+
+
+class _Row(dict[str, object]):
+    """An object of the file; `twice` are the keys it has more than once, of which a dictionary keeps the last."""
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.twice = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
 
 
 def checked_rows(rows: object, source: str) -> list[dict[str, str]]:
@@ -90,6 +115,16 @@ def checked_rows(rows: object, source: str) -> list[dict[str, str]]:
                 raise UserError(f'{where}: "{field}" must be a text, not {_kind(row[field])}')
             if not row[field].strip():
                 raise UserError(f'{where}: "{field}" is empty; fill it in or remove the row')
+            if field in getattr(row, "twice", ()):
+                raise UserError(f'{where}: "{field}" is there twice; leave one of the two')
+            if len(row[field]) > LONGEST:
+                raise UserError(
+                    f'{where}: "{field}" has {len(row[field]):,} characters, and {LONGEST:,} are the most; shorten it'
+                )
+            if (character := _NO_CHARACTER.search(row[field])) is not None:
+                raise UserError(
+                    f'{where}: "{field}" holds U+{ord(character[0]):04X}, which is no character of a text; remove it'
+                )
     return [{field: row[field] for field in FEATURES} for row in rows]
 
 

@@ -15,7 +15,6 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from transformers import AutoConfig
 
 from trace_cl.build import build_strategy
 from trace_cl.choices import compose
@@ -23,7 +22,8 @@ from trace_cl.config import as_dict, check
 from trace_cl.data.benchmark import load_data
 from trace_cl.errors import UserError
 from trace_cl.run import find_journal
-from trace_cl.training.model import build_on_meta, count, why_absent
+from trace_cl.training.folder import build_on_meta, of_sizes
+from trace_cl.training.model import count, why_absent
 
 LARGEST_ON_CPU = 1_000_000_000
 """Parameters: the eight tasks of TRACE would keep a CPU busy for weeks with more."""
@@ -50,7 +50,7 @@ def lacks(config: DictConfig) -> list[str]:
     """What a run needs and this machine has not, a phrase each."""
     found = []
     if config.device == "auto" and not torch.cuda.is_available() and config.model.architecture:
-        model = build_on_meta(AutoConfig.for_model(**as_dict(config.model.architecture)))
+        model = build_on_meta(of_sizes(as_dict(config.model.architecture)))
         if count(set(model.parameters())) > LARGEST_ON_CPU:
             found.append("a GPU")
     if reason := why_absent(config.model.source, config.model.path):

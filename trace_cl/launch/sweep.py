@@ -25,6 +25,7 @@ from omegaconf import DictConfig, open_dict
 from trace_cl.config import check, only_planned
 from trace_cl.errors import UserError
 from trace_cl.records.files import as_json, write
+from trace_cl.records.places import check_place
 from trace_cl.signals import Stopped
 
 # Hydra imports this module for every command: what needs PyTorch, or much time, is imported when a member runs.
@@ -52,6 +53,11 @@ class Sweep(Callback):
         """Settle the sweep's folder for all members, and remember the sweep for `conclude`."""
         # Slurm's warning that the time is nearly up (`signal_delay_s`): submitit's own choice is USR2.
         os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
+        try:
+            check_place(Path(config.runs_dir))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from error  # any other exception Hydra would take for a warning
         folder = config.hydra.sweep.dir
         with open_dict(config):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
@@ -126,14 +132,18 @@ def conclude() -> int:
         return 0
     paths = sorted(Path(HydraConfig.get().sweep.dir).glob("*/outcome.json"), key=lambda path: int(path.parent.name))
     outcomes = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-    for table in _tables([Path(outcome.folder) for outcome in outcomes if outcome.folder]):
-        print(f"\n{table}\n")
+    states = {outcome.state for outcome in outcomes}
+    try:
+        for table in _tables([Path(outcome.folder) for outcome in outcomes if outcome.folder]):
+            print(f"\n{table}\n")
+    except UserError as error:
+        states.add("refused")
+        print(f"error: {error}", file=sys.stderr)
     for state in ("skipped", "refused", "failed"):
         if those := [outcome for outcome in outcomes if outcome.state == state]:
             print(f"\n{state}, {len(those)} of {len(outcomes)}:", file=sys.stderr)
             for outcome in those:
                 print(f"  python -m trace_cl {outcome.command}\n    {outcome.reason}", file=sys.stderr)
-    states = {outcome.state for outcome in outcomes}
     return 1 if "failed" in states else 2 if "refused" in states else 0
 
 

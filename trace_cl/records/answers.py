@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from trace_cl.records.files import guard, write
@@ -19,9 +20,9 @@ class Answers:
         self.after_each = after_each
         self.lines = self._read()
 
-    def of(self, round: int, task: str) -> "KeptAnswers":
-        """Those to a task's prompts, in the order in which they are asked for."""
-        return KeptAnswers(self, f"{round}/{task}")
+    def of(self, what: str) -> "Part":
+        """Those to the prompts of one task in one round."""
+        return Part(self, what)
 
     def add(self, key: str, rows: Rows) -> None:
         """Put a batch's answers by."""
@@ -57,27 +58,20 @@ class Answers:
         return lines
 
 
-class KeptAnswers:
-    """What scoring asks for before it generates, batch by batch. The same batch may be asked for more than once, of
-    other weights, so that its place in the order belongs to its name."""
+@dataclass(frozen=True)
+class Part:
+    """What scoring asks before it generates, and tells after it has."""
 
-    def __init__(self, answers: Answers, prefix: str) -> None:
-        self.answers = answers
-        self.prefix = prefix
-        self.names: dict[str, list[str]] = {}
-        self.asked = 0
+    answers: Answers
+    of: str
 
     def get(self, key: str) -> Rows | None:
         """The answers to a batch, if they are there."""
-        name = f"{self.prefix}/{self.asked}/{key}"
-        self.asked += 1
-        if (rows := self.answers.lines.get(name)) is None:
-            self.names.setdefault(key, []).append(name)
-        return rows
+        return self.answers.lines.get(f"{self.of}/{key}")
 
     def put(self, key: str, rows: Rows) -> None:
-        """Put by the answers to a batch that was asked for."""
-        self.answers.add(self.names[key].pop(0), rows)
+        """Put a batch's answers by."""
+        self.answers.add(f"{self.of}/{key}", rows)
 
 
 def _line(key: str, rows: Rows) -> str:

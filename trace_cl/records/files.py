@@ -1,8 +1,13 @@
-"""The files of a run: written whole or not at all, and read back. Nothing here needs PyTorch."""
+"""The files of a run: written whole or not at all, and read back. Nothing here needs PyTorch.
+
+What is read is believed only where a run could have written it: anything else is a UserError that names the file.
+"""
 
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +108,7 @@ def sealed(content: Mapping[str, Any]) -> str:
 
 def unsealed(path: Path) -> dict[str, Any]:
     """What `sealed` made the file of. Raises UserError naming the file where it has been torn or altered."""
-    content = whole(path, lambda: read_json(path))
+    content = read_json(path)
     if content.pop("sha256", None) != _digest(content):
         raise UserError(f"{path} is not what the run wrote: move the run away")
     return content
@@ -120,17 +125,49 @@ def whole(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
     except (
-        OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError, YAMLError, OmegaConfBaseException
-    ) as error:  # fmt: skip
-        [reason, *_] = [*str(error).splitlines(), type(error).__name__]
-        raise UserError(f"{path} is damaged ({reason.strip()}): move the run away") from error
+        *(OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError),
+        *(YAMLError, OmegaConfBaseException),
+    ) as error:
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        raise UserError(f"{path} is damaged ({reason}): move the run away") from error
 
 
 def read_matrix(path: Path) -> pd.DataFrame:
-    """A matrix.csv as it was written, to the last digit: indexed by round, a column a task, NaN above the diagonal."""
-    frame = pd.read_csv(path, dtype=str).set_index("round").astype(float)
-    frame.index = frame.index.astype(int)
-    return frame
+    """A matrix.csv as it was written, to the last digit: indexed by round, a column a task, NaN above the diagonal.
+
+    Raises UserError unless rounds 1, 2, … have each a score from 0 to 100 for every task seen, and for no other.
+    """
+    return whole(path, lambda: _matrix(path.read_text(encoding="utf-8")))
+
+
+def _matrix(text: str) -> pd.DataFrame:
+    header, *lines = [line.removesuffix("\r").split(",") for line in text.split("\n") if line.strip()] or [[]]
+    first, tasks = header[:1], header[1:]
+    if first != ["round"] or not tasks or len(set(tasks)) < len(tasks) or not all(map(_is_task, tasks)):
+        raise ValueError("its header is not round and the names of different tasks")
+    if [line[0] for line in lines] != [str(t) for t in range(1, len(lines) + 1)] or not 0 < len(lines) <= len(tasks):
+        raise ValueError("its rounds are not 1, 2, … up to the number of tasks")
+    rows = []
+    for t, (_, *cells) in enumerate(lines, start=1):
+        if len(cells) != len(tasks) or any(cells[t:]):
+            raise ValueError(f"round {t} has not a score for each of the first {t} of {len(tasks)} tasks alone")
+        rows.append([_score(cell, t) for cell in cells[:t]] + [math.nan] * (len(tasks) - t))
+    return pd.DataFrame(rows, index=pd.Index(range(1, len(rows) + 1), name="round"), columns=tasks)
+
+
+def _is_task(name: str) -> bool:
+    return bool(name.strip()) and name.isprintable() and "/" not in name
+
+
+def _score(cell: str, t: int) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", cell, re.ASCII) or not is_score(float(cell)):
+        raise ValueError(f"round {t}: {cell[:20]!r} is no score from 0 to 100")
+    return float(cell)
+
+
+def is_score(value: object) -> bool:
+    """Whether it is a number from 0 to 100."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
 
 
 def as_json(value: object) -> str:
@@ -144,7 +181,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", current_name(value) if key == "_target_" else value
+            yield f"{prefix}{key}", current_name(value) if key == "_target_" and isinstance(value, str) else value
 
 
 def is_free(key: str) -> bool:
@@ -153,16 +190,36 @@ def is_free(key: str) -> bool:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as plain values. Raises ValueError where it holds no mapping."""
-    content = OmegaConf.to_container(OmegaConf.load(path))
-    if not isinstance(content, dict):
-        raise ValueError("it holds no mapping")
-    return {str(key): value for key, value in content.items()}
+    """A YAML file as plain values. Raises UserError where it holds no mapping."""
+
+    def read() -> dict[str, Any]:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        if not isinstance(content, dict) or not content:
+            raise ValueError("it holds no settings")
+        _check_text(content)
+        return {str(key): value for key, value in content.items()}
+
+    return whole(path, read)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises ValueError where it holds anything else."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    """A JSON file that holds an object. Raises UserError where it does not."""
+    return whole(path, lambda: as_object(path.read_text(encoding="utf-8")))
+
+
+def as_object(text: str) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for what is none, or holds what JSON has no words for."""
+    content = json.loads(text, parse_constant=_refuse)
     if not isinstance(content, dict):
         raise ValueError("it holds no object")
+    _check_text(content)
     return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _check_text(content: dict[Any, Any]) -> None:
+    """Raise ValueError for halves of characters (lone surrogates), which no file and no terminal takes."""
+    json.dumps(content, ensure_ascii=False, default=str).encode()

@@ -110,7 +110,7 @@ class Journal:
         path = self.folder / "config.yaml"
         if not path.exists():
             return
-        written = whole(path, lambda: read_yaml(path))
+        written = read_yaml(path)
         there, here = ({**defaults, **dict(flatten(side))} for side in (written, config))
         keys = sorted(key for key in there.keys() | here.keys() if not is_free(key))
         different = [
@@ -143,8 +143,8 @@ class Journal:
         files = [self.folder / name for name in ("config.yaml", "environment.json")]
         if not all(path.exists() for path in files):
             return
-        config = whole(files[0], lambda: read_yaml(files[0]))
-        surroundings = whole(files[1], lambda: read_json(files[1]))
+        config = read_yaml(files[0])
+        surroundings = read_json(files[1])
         for key, there, here in (
             ("training.tokens_per_batch", config["training"]["tokens_per_batch"], tokens_per_batch),
             ("engine.processes", surroundings.get("processes", processes), processes),
@@ -220,7 +220,7 @@ class Journal:
     def _note_environment(self, environment: Mapping[str, Any]) -> None:
         """Record what the run runs on; a resumed run's later surroundings are added where they differ."""
         path = self.folder / "environment.json"
-        first = whole(path, lambda: read_json(path)) if path.exists() else dict(environment)
+        first = read_json(path) if path.exists() else dict(environment)
         later = first.setdefault("resumed_on", [])
         if environment not in ({key: value for key, value in first.items() if key != "resumed_on"}, *later):
             later.append(dict(environment))
@@ -240,22 +240,11 @@ class Journal:
         if not path.exists():
             return False
         if not (self.folder / MANIFEST).exists():  # a version before this one kept none
-            return len(self._read_matrix()) == len(self.tasks)
+            frame = read_matrix(path)
+            return list(frame.columns) == list(self.tasks) and len(frame) == len(self.tasks)
         standing = self._manifest()
         written = self._as_matrix(self.rows(standing)).encode()
         return standing.finished == len(self.tasks) and whole(path, path.read_bytes) == written
-
-    def _read_matrix(self) -> list[list[float]]:
-        path = self.folder / "matrix.csv"
-        frame = whole(path, lambda: read_matrix(path))
-        if list(frame.columns) != list(self.tasks):
-            raise UserError(f"{path}: its header is not round,{','.join(self.tasks)}; move the run away and start anew")
-        rows = [[float(score) for score in row[: t + 1]] for t, row in enumerate(frame.to_numpy())]
-        if any(not 0 <= score <= 100 for row in rows for score in row):
-            raise UserError(f"{path}: a score is missing or not from 0 to 100; move the run away and start anew")
-        if list(frame.index) != list(range(1, len(rows) + 1)):
-            raise UserError(f"{path}: its rounds are not 1, 2, …; move the run away and start anew")
-        return rows
 
     def _manifest(self) -> Standing:
         """The finished rounds. Raises UserError where their list is not what the run wrote, or is lost."""

@@ -4,10 +4,12 @@ The prompts are the same in every round, so they are kept once, in `prompts/<tas
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from trace_cl.records.files import as_object, is_score, whole
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,38 @@ def prompts_as_lines(indices: Sequence[int], prompts: Sequence[str]) -> str:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of such files, or of train.jsonl."""
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """A line an example: index, prediction, reference, score. Raises UserError naming the file and the faulty line."""
+    kinds = {"index": _is_index, "prediction": _is_text, "reference": _is_text, "score": is_score}
+    return whole(path, lambda: _read_lines(path, kinds))
+
+
+def read_prompts(path: Path) -> dict[int, str]:
+    """The prompts by index. Raises UserError naming the file and the faulty line."""
+    lines = whole(path, lambda: _read_lines(path, {"index": _is_index, "prompt": _is_text}))
+    return {line["index"]: line["prompt"] for line in lines}
+
+
+def _read_lines(path: Path, kinds: Mapping[str, Callable[[object], bool]]) -> list[dict[str, Any]]:
+    lines = []
     with path.open(encoding="utf-8") as file:  # not splitlines(), which breaks an answer at U+2028
-        return [json.loads(line) for line in file]
+        for number, text in enumerate(file, start=1):
+            try:
+                line = as_object(text)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+            for key, fits in kinds.items():
+                if key not in line:
+                    raise ValueError(f"line {number} has no {key}")
+                if not fits(line[key]):
+                    raise ValueError(f"line {number}: its {key} is none")
+            lines.append(line)
+    return lines
+
+
+def _is_index(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

@@ -5,29 +5,31 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import torch
 from huggingface_hub import auth_check, snapshot_download
 from huggingface_hub.constants import ENDPOINT
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from safetensors import SafetensorError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as hf_logging
 
+from trace_cl.data.benchmark import Task
 from trace_cl.errors import UserError
 from trace_cl.records.files import PACKAGE, flatten
 from trace_cl.strategies.base import shape_of
 from trace_cl.strategies.layers import decoder_layers, matrices, module_of
+from trace_cl.training.folder import build_on_meta as build_on_meta
+from trace_cl.training.folder import check_folder, read_config, reading, refuse_unless_whole
 
 # What goes wrong at the hub is told in our own one sentence.
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
@@ -47,7 +49,7 @@ UNUSED = re.compile("summary|classifier")
 def locate(source: str, path: str | None) -> str:
     """The folder a model is loaded from: `path`, one of this package (`pkg://…`), or a download from the hub.
 
-    Raises UserError where there is no model, or none with safetensors.
+    Raises UserError where there is no model, or one that could not be what it says it is (`check_folder`).
     """
     if path is not None:
         folder = Path(path)
@@ -55,12 +57,7 @@ def locate(source: str, path: str | None) -> str:
         folder = PACKAGE / source.removeprefix("pkg://")
     else:
         folder = download(source)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no model (no config.json): set model.path to a folder in Hugging Face layout")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{folder} holds no *.safetensors: weights are never read from pickle files; convert them first"
-        )
+    check_folder(folder)
     return str(folder)
 
 
@@ -69,7 +66,7 @@ def download(source: str) -> Path:
     unreachable = _hub_is_unreachable()
     try:
         return Path(snapshot_download(source, allow_patterns=FILES, local_files_only=unreachable is not None))
-    except (OSError, HfHubHTTPError) as error:
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
         reason = " ".join(str(unreachable or error).split()).partition(". ")[0]
         raise UserError(
             f"{source} could not be fetched from the Hugging Face hub ({reason}): "
@@ -84,7 +81,7 @@ def why_absent(source: str, path: str | None) -> str | None:
             locate(source, path)
         else:
             locate(source, snapshot_download(source, allow_patterns=FILES, local_files_only=True))
-    except UserError as error:
+    except (UserError, HFValidationError) as error:
         return str(error)
     except LocalEntryNotFoundError:
         if _hub_is_unreachable():
@@ -108,51 +105,79 @@ def _hub_is_unreachable() -> OSError | None:
 
 
 def device_and_dtype(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype]:
-    """`auto` is the GPU where there is one; by default weights are bf16 there and fp32 on the CPU."""
+    """`auto` is the GPU where there is one; by default weights are bf16 there and fp32 on the CPU.
+
+    Raises UserError for a GPU that is not there.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if gpus else "cpu"
+    elif device != "cpu" and int(device.partition(":")[2] or 0) >= gpus:
+        raise UserError(
+            f"device={device}: PyTorch finds {gpus or 'no'} GPU{'s' * (gpus != 1)} on this machine; "
+            "set device=cpu, or leave it at auto"
+        )
     types = {"bf16": torch.bfloat16, "fp32": torch.float32}
     return torch.device(device), types[dtype or ("fp32" if device == "cpu" else "bf16")]
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder. Raises UserError where there is none, or none with an end-of-sequence token."""
-    try:
+    """The tokenizer of a folder. Raises UserError where there is none, none with an end-of-sequence token, or one of
+    more tokens than the model beside it has."""
+    with reading(f"{folder} holds no tokenizer that can be read"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no tokenizer that can be read: {_in_one_line(error)}") from error
+    if not tokenizer.vocab_size:
+        raise UserError(f"{folder}: its tokenizer has no tokens; take the one that belongs to the model")
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: its tokenizer has no end-of-sequence token, which every answer must end with")
+    vocabulary = read_config(Path(folder)).get_text_config().vocab_size
+    # Tokens that a tokenizer's class adds to its own (Qwen2's does) may have no place in the model: nobody uses them.
+    needed = max(tokenizer.vocab_size, tokenizer.eos_token_id + 1)
+    if needed > vocabulary:
+        raise UserError(
+            f"{folder}: its tokenizer has {needed} tokens and its model {vocabulary} (vocab_size in config.json); "
+            "take the tokenizer that belongs to the model"
+        )
     return tokenizer
 
 
 def load_model(folder: str, dtype: torch.dtype, name: str | None = None) -> PreTrainedModel:
-    """The model of a folder, in main memory and evaluation mode. Raises UserError where it cannot be read.
+    """The model of a folder, in main memory and evaluation mode. Raises UserError where it cannot be read, or its
+    weights are not just those that its configuration asks for.
 
     `name` is what others know it by: an adapter names its base so, and not by a folder of this machine.
     """
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    with reading(f"{folder} holds no model that can be read"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder} holds no model that can be read: {_in_one_line(error)}") from error
+    model: PreTrainedModel = loaded[0]
+    found: dict[str, Any] = loaded[1]
+    refuse_unless_whole(folder, found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"])
     if name is not None:
         model.name_or_path = model.config._name_or_path = name
     model.eval()
     return model
 
 
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).partition(". ")[0]
-
-
-def build_on_meta(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A model without weights, to count."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.tie_weights()
-    return model
+def check_positions(model: PreTrainedModel, tasks: Sequence[Task]) -> None:
+    """Raise UserError where a task's texts are longer than what the model has positions for, learned or answered."""
+    positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None:
+        return
+    for task in tasks:
+        prompt = max(map(len, task.prompts), default=0)
+        if (longest := max(prompt + task.answer_tokens if prompt else 0, *map(len, task.train))) > positions:
+            raise UserError(
+                f"{task.name} needs {longest} positions, and the model has {positions} (max_position_embeddings): "
+                f"lower training.total_tokens, evaluation.prompt_tokens or benchmark.tasks.{task.name}.answer_tokens "
+                f"({task.answer_tokens}), or take another model"
+            )
 
 
 def cut_matters(model: PreTrainedModel) -> bool:
