@@ -35,7 +35,13 @@ def test_what_is_asked_to_end_keeps_everything(
     whole = reference(*settings, ranks=ranks)
     stopped = runs.start(tmp_path, *settings, ranks=ranks)
     assert stopped.ready_for(asked)
-    sleep(whole.seconds * draw.uniform(0, 0.9))
+    steps = len((whole.folder / "train.jsonl").read_text().splitlines())
+    if number % 2 == 0:  # as it trains; otherwise whenever it comes
+        after = draw.randrange(1, steps)
+        while trained(stopped) < after:
+            sleep(0.002)
+    else:
+        sleep(whole.seconds * draw.uniform(0, 0.9))
     stopped.send(asked)
     assert stopped.wait()
     record_property("killed while", phase(tmp_path))
@@ -51,7 +57,7 @@ def test_what_is_asked_to_end_keeps_everything(
     assert again.wait()
     assert again.codes == {0}, again.sentences
     assert not differing(folder_of(tmp_path), whole.folder)
-    assert trained(stopped) + trained(again) == len((whole.folder / "train.jsonl").read_text().splitlines())
+    assert trained(stopped) + trained(again) == steps
 
 
 @pytest.mark.parametrize(
