@@ -25,7 +25,7 @@ PRELOADED = (
     "qpsolvers",
     "rouge_score.rouge_scorer",
     "transformers.models.llama.modeling_llama",
-    "trace_cl.__main__",
+    "trace_cl.command",
     "trace_cl.launch.processes",
 )
 
@@ -37,6 +37,8 @@ KILLS = int(os.environ.get("KILLS", 100))
 
 OF_ITS_OWN = {"config.yaml", "environment.json", "report.md", ".lock"}
 """Files that name their place, their machine or a clock."""
+
+OF_THE_RUN = r"^data: |^round \d+ \(|\|.*\| +\d+%"
 
 PATIENCE = 180
 """Seconds after which a run that has not ended is taken to hang."""
@@ -72,7 +74,7 @@ class Started:
                 os.kill(process.pid, number)
 
     def ready_for(self, number: int) -> bool:
-        """Whether every rank has come to where this signal no longer just ends it; not, where one has ended before."""
+        """Whether every rank has come to where it has its own way with this signal; not, where one has ended."""
         for process in self.processes:
             while not handles(process.pid, number):
                 if process.exitcode is not None:
@@ -94,9 +96,9 @@ class Started:
 
     @property
     def sentences(self) -> list[str]:
-        """What stands on stderr, without the progress bar's lines."""
+        """What stands on stderr, without the progress bar and what is noted of data and rounds."""
         lines = re.split(r"[\r\n]+", "\n".join(path.with_suffix(".err").read_text() for path in self.said))
-        return [line for line in lines if line.strip() and not re.search(r"^data: |\|.*\| +\d+%", line)]
+        return [line for line in lines if line.strip() and not re.search(OF_THE_RUN, line)]
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,7 @@ def command(arguments: Sequence[str], surroundings: dict[str, str], said: Path, 
 
 @dataclass(frozen=True)
 class Reference:
-    """A run that nothing happened to: its folder, how long it took, and what it wrote, synced, renamed and made, call
-    by call (`rename runs/…/matrix.csv`)."""
+    """A run that nothing happened to: its folder, how long it took, and what it wrote (`calls`)."""
 
     folder: Path
     seconds: float
@@ -167,24 +168,30 @@ class Reference:
 def undisturbed(runs: Runs, folder: Path, *overrides: str, ranks: int = 1) -> Reference:
     """Such a run."""
     began = time.monotonic()
-    made = runs.finish(folder, *overrides, ranks=ranks)
-    return Reference(made, time.monotonic() - began, tuple((folder / "said0.calls").read_text().splitlines()))
+    started = runs.start(folder, *overrides, ranks=ranks)
+    assert started.wait(), f"hangs: {started.sentences}"
+    assert started.codes == {0}, (started.codes, started.sentences)
+    return Reference(folder_of(folder), time.monotonic() - began, tuple(calls(started)))
 
 
 def handles(pid: int | None, number: int) -> bool:
-    """Whether a process does something of its own at a signal, or nothing (Linux keeps both as masks)."""
+    """Whether a process does something of its own at a signal."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
-    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigCgt", "SigIgn"))]
-    return any(mask >> (number - 1) & 1 for mask in masks)
+    [caught] = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt")]
+    return bool(caught >> (number - 1) & 1)
+
+
+def calls(started: Started) -> list[str]:
+    """What a run's first rank wrote, synced, renamed and made, call by call: `rename trace/…/matrix.csv`."""
+    return started.said[0].with_suffix(".calls").read_text().splitlines()
 
 
 def trained(started: Started) -> int:
     """How many optimizer steps it made."""
-    calls = started.said[0].with_suffix(".calls").read_text().splitlines()
-    return sum(call.startswith("write") and call.endswith("/train.jsonl") for call in calls)
+    return sum(call.startswith("write") and call.endswith("/train.jsonl") for call in calls(started))
 
 
 def free_port() -> int:

@@ -8,9 +8,11 @@ from signal import SIGINT, SIGTERM, SIGUSR1, Signals
 from time import sleep
 
 import pytest
-from crash.harness import KILLS, Reference, Runs, differing, folder_of, phase, trained
+from crash.harness import KILLS, Reference, Runs, calls, differing, folder_of, phase, trained
 
-SETTINGS = ("strategy=gem", "hft=true")
+SETTINGS = ("strategy=gem", "hft=true", "evaluation.zero_shot=false")
+"""What is put by first is of training."""
+
 TWO = ("engine=deepspeed", "engine.zero_stage=2")
 
 
@@ -32,8 +34,14 @@ def test_what_is_asked_to_end_keeps_everything(
     settings = (*SETTINGS, *(TWO if ranks == 2 else ()))
     whole = reference(*settings, ranks=ranks)
     stopped = runs.start(tmp_path, *settings, ranks=ranks)
-    assert stopped.ready_for(asked)
-    sleep(whole.seconds * draw.uniform(0, 0.9))
+    assert stopped.ready_for(SIGTERM)  # at SIGINT Python does something from its first moment on
+    steps = len((whole.folder / "train.jsonl").read_text().splitlines())
+    if number % 2 == 0:  # as it trains; otherwise whenever it comes
+        after = draw.randrange(1, steps)
+        while trained(stopped) < after:
+            sleep(0.002)
+    else:
+        sleep(whole.seconds * draw.uniform(0, 0.9))
     stopped.send(asked)
     assert stopped.wait()
     record_property("killed while", phase(tmp_path))
@@ -49,7 +57,7 @@ def test_what_is_asked_to_end_keeps_everything(
     assert again.wait()
     assert again.codes == {0}, again.sentences
     assert not differing(folder_of(tmp_path), whole.folder)
-    assert trained(stopped) + trained(again) == len((whole.folder / "train.jsonl").read_text().splitlines())
+    assert trained(stopped) + trained(again) == steps
 
 
 @pytest.mark.parametrize(
@@ -59,16 +67,19 @@ def test_what_is_asked_to_end_keeps_everything(
 def test_what_is_asked_to_put_by_what_it_has_goes_on(
     number: int, runs: Runs, reference: Callable[..., Reference], tmp_path: Path
 ) -> None:
-    """Asked three times, from its first moment on; and what was put by serves a run that is killed afterwards."""
+    """Asked before there is anything, as it begins and somewhere later; and what was put by serves a run that is
+    killed afterwards."""
     draw, whole = Random(f"put by {number}"), reference(*SETTINGS)
     started = runs.start(tmp_path, *SETTINGS)
-    assert started.ready_for(SIGTERM)
-    for _ in range(3):
+    for waited_for in (SIGTERM, SIGUSR1):
+        assert started.ready_for(waited_for)
         started.send(SIGUSR1)
-        sleep(whole.seconds / 4 * draw.random())
+    sleep(whole.seconds / 2 * draw.random())
+    started.send(SIGUSR1)
     if number % 2:
         started.kill(after=0)
     else:
         assert started.wait()
         assert (started.codes, started.sentences) == ({0}, [])
+        assert any(call.startswith("rename") and call.endswith("/halfway") for call in calls(started))
     assert not differing(runs.finish(tmp_path, *SETTINGS), whole.folder)
