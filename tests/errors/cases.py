@@ -74,6 +74,7 @@ SECTIONS = {
             "engine=deepspeed engine.zero_stage=0 engine.offload_optimizer=true",
             "engine.offload_optimizer=true needs engine.zero_stage=2 or 3",
         ),
+        Case("", "engine.offload_optimizer=true", "engine.offload_optimizer=true needs engine=deepspeed on one device"),
         Case("", "training.global_batch=0", "training.global_batch=0 must be at least 1"),
         Case(
             "",

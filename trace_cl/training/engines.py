@@ -21,6 +21,8 @@ def check(settings: EngineConfig, ranks: int, uses: Collection[Use]) -> None:
     wanted = layout(settings, ranks)
     if settings.name == "torch" and ranks > 1:
         raise UserError(f"engine=torch is for one process, and there are {ranks}: set engine=deepspeed")
+    if settings.offload_optimizer and settings.name != "deepspeed" and ranks == 1:
+        raise UserError("engine.offload_optimizer=true needs engine=deepspeed on one device")
     if wanted.offload_optimizer and wanted.stage == 0:
         raise UserError("engine.offload_optimizer=true needs engine.zero_stage=2 or 3")
     if wanted.offload_optimizer and {"gradients", "weights"} & set(uses):
