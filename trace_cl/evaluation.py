@@ -27,6 +27,7 @@ from trace_cl.metrics import VARIANTS, Settled, score_answers, score_corpus
 from trace_cl.records.predictions import Prediction
 from trace_cl.training.model import is_spread
 from trace_cl.training.ranks import Ranks
+from trace_cl.training.room import gave_out
 
 
 class Kept(Protocol):
@@ -154,14 +155,22 @@ def _continue(
     stop: list[StoppingCriteria] = [] if settled is None else [_Settled(len(ids), width, ends, decoder, settled)]
     if not prompts:
         stop = [MaxLengthCriteria(width + 1)]
-    with _nothing_inherited(model):
-        output = model.generate(  # type: ignore[operator]  # the base class does not declare it
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            generation_config=config,
-            stopping_criteria=StoppingCriteriaList(stop),
-            synced_gpus=in_step_with is not None,
-        )
+    try:
+        with _nothing_inherited(model):
+            output = model.generate(  # type: ignore[operator]  # the base class does not declare it
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList(stop),
+                synced_gpus=in_step_with is not None,
+            )
+    except (RuntimeError, MemoryError) as error:
+        if gave_out(error):
+            raise UserError(
+                f"out of memory while {len(ids)} prompts of up to {width} tokens are answered: "
+                "set evaluation.tokens_per_batch lower, and the same command goes on"
+            ) from error
+        raise
     return [_until_end(row, ends) for row in output[: len(prompts), width:].tolist()]
 
 

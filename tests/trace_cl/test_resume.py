@@ -9,12 +9,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig
 from support import TASKS, Killed, compose, everything, killed_at
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GenerationMixin, GPT2Config, GPT2LMHeadModel
 
 from trace_cl.errors import UserError
 from trace_cl.naming import run_folder
@@ -398,6 +399,28 @@ def test_a_seal_is_of_what_json_holds() -> None:
     """Keys that are numbers become texts, and sort otherwise."""
     content = {"steps": {10: 1, 9: (1, 2)}}
     assert json.loads(sealed(content))["sha256"] == json.loads(sealed(json.loads(json.dumps(content))))["sha256"]
+
+
+def test_memory_that_gives_out_while_answering_is_a_sentence_and_keeps_the_answers(
+    configure: Configure, tmp_path: Path, reference: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(tmp_path, "evaluation.tokens_per_batch=40")
+    generate, calls = GenerationMixin.generate, iter(range(1, 1000))
+
+    def too_large(self: GenerationMixin, *arguments: Any, **settings: Any) -> Any:
+        if next(calls) == 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(self, *arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GenerationMixin, "generate", too_large)
+        with pytest.raises(
+            UserError, match=r"out of memory while \d prompts .* set evaluation\.tokens_per_batch lower"
+        ):
+            start(config)
+    assert len((folder_of(config) / "answers" / "rank0.jsonl").read_text().splitlines()) == 2
+    start(configure(tmp_path, "evaluation.tokens_per_batch=20"))
+    assert everything(folder_of(config)) == reference
 
 
 def test_where_dropout_follows_the_cut_a_run_goes_on_with_its_own(configure: Configure, tmp_path: Path) -> None:

@@ -58,7 +58,11 @@ def fitting(batch: Batch, model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        mains = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-        if mains or isinstance(error, torch.OutOfMemoryError):
+        if gave_out(error):
             raise DoesNotFit(batch, model) from error
         raise
+
+
+def gave_out(error: RuntimeError | MemoryError) -> bool:
+    """Whether it was the memory, the GPU's or the machine's."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
