@@ -407,7 +407,7 @@ def test_memory_that_gives_out_while_answering_is_a_sentence_and_keeps_the_answe
     config = configure(tmp_path, "evaluation.tokens_per_batch=40")
     generate, calls = GenerationMixin.generate, iter(range(1, 1000))
 
-    def too_large(self: GenerationMixin, *arguments: Any, **settings: Any) -> Any:
+    def too_large(self: Any, *arguments: Any, **settings: Any) -> Any:
         if next(calls) == 7:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return generate(self, *arguments, **settings)
