@@ -82,6 +82,11 @@ class Started:
                 time.sleep(0.002)
         return True
 
+    def wait_for_step(self, number: int) -> None:
+        """Until so many optimizer steps are made, or it has ended."""
+        while self.processes[0].exitcode is None and trained(self) < number:
+            time.sleep(0.002)
+
     def kill(self, after: float = PATIENCE) -> bool:
         """Kill -9 every rank after so many seconds, or as soon as the first has ended; whether that was by it."""
         self.processes[0].join(after)
@@ -123,7 +128,7 @@ class Runs:
         for rank, path in enumerate(said):
             rendezvous = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
             here = {**rendezvous, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
-            for suffix in (".out", ".err"):
+            for suffix in (".out", ".err", ".calls"):
                 path.with_suffix(suffix).touch()
             process = self.server.Process(
                 target=command, args=(arguments, here, path, self.faults, fault if rank == 0 else Fault()), daemon=True
@@ -246,8 +251,6 @@ def phase(runs: Path) -> str:
         return "checkpointing"
     finished = len(_read(manifests[0])["rounds"])
     if len(_read(folder / "summary.json").get("OP", ())) > finished:
-        return "finishing a round"
-    if any(name.startswith(("heatmap", "curves", "report", "summary")) for name in drafts):
         return "reporting"
     trained = _read(folder / "checkpoint" / "round.json").get("round", 0)
     return "scoring" if trained > finished or any(folder.glob("answers/*")) else "training"

@@ -48,18 +48,23 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Once, twice or three times; in the middle of a write, or whenever it comes."""
+    """Once, twice or three times; in the middle of a write, just after a step, or whenever it comes."""
     settings, ranks, draw = drawn(number)
     whole = reference(*settings, ranks=ranks)
+    steps = len((whole.folder / "train.jsonl").read_text().splitlines())
 
     def kill(share: float = 1) -> bool:
         often = f"checkpoint.every_steps={draw.choice(('null', 1, 2, 3))}"
-        if draw.random() < 1 / 3:
-            fault = Fault(draw.randrange(1, 1 + int(share * len(whole.calls))))
-            killed = runs.start(tmp_path, *settings, often, ranks=ranks, fault=fault).kill()
+        how = draw.choice(("in a call", "after a step", "whenever"))
+        fault = Fault(draw.randrange(1, 1 + int(share * len(whole.calls)))) if how == "in a call" else Fault()
+        started = runs.start(tmp_path, *settings, often, ranks=ranks, fault=fault)
+        if how == "in a call":
+            killed = started.kill()
+        elif how == "after a step":
+            started.wait_for_step(draw.randrange(1, steps))
+            killed = started.kill(after=draw.uniform(0, 0.03))
         else:
-            after = share * whole.seconds * draw.random()
-            killed = runs.start(tmp_path, *settings, often, ranks=ranks).kill(after)
+            killed = started.kill(after=share * whole.seconds * draw.random())
         record_property("killed while", phase(tmp_path) if killed else "(finished before)")
         return killed
 

@@ -37,9 +37,7 @@ def test_what_is_asked_to_end_keeps_everything(
     assert stopped.ready_for(SIGTERM)  # at SIGINT Python does something from its first moment on
     steps = len((whole.folder / "train.jsonl").read_text().splitlines())
     if number % 2 == 0:  # as it trains; otherwise whenever it comes
-        after = draw.randrange(1, steps)
-        while trained(stopped) < after:
-            sleep(0.002)
+        stopped.wait_for_step(draw.randrange(1, steps))
     else:
         sleep(whole.seconds * draw.uniform(0, 0.9))
     stopped.send(asked)
