@@ -60,7 +60,7 @@ class LoraSeqFT(SeqFT):
         held: dict[str, Any] = {"autocast_adapter_dtype": False}
         with warnings.catch_warnings(), fork_rng(devices=[]):
             warnings.simplefilter("ignore", FutureWarning)  # peft asks the model for something by its old name
-            torch.manual_seed(stream(rounds[0].seed, "lora"))
+            torch.manual_seed(stream(rounds[0].seed if rounds else 0, "lora"))
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are refused below, by name
             if checkpoint is None:
                 adapted: PeftModel = get_peft_model(model, config, **held)

@@ -167,7 +167,9 @@ def test_every_command_says_what_is_damaged(
                     assert sentence.count("\n") == 1, (name, damage, command, sentence)
                     said.add((command, name))
         path.write_bytes(content)
-    assert said >= {(command, name) for command in commands for name in ("matrix.csv", "config.yaml")}
+    assert said >= {(command, "config.yaml") for command in commands}
+    # The run itself puts its matrix right.
+    assert said >= {(command, "matrix.csv") for command in commands if command != "run"}
     assert said >= {(command, "summary.json") for command in commands if command != "compare"}
     assert said >= {("page", "prompts/FOMC.jsonl"), ("page", "predictions/round3/FOMC.jsonl")}
     assert ("compare", "predictions/round3/FOMC.jsonl") in said

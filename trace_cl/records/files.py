@@ -51,16 +51,21 @@ and the rates of which `training.learning_rate` is the one in use."""
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, and for good. Raises UserError where that cannot be."""
+    """Write a file of a run whole or not at all, and for good. Raises UserError where that cannot be."""
     with guard(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".tmp")
-        with draft.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
-        sync(path.parent)
+        put(path, content)
+
+
+def put(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, and for good. Raises OSError where that cannot be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    sync(path.parent)
 
 
 @contextmanager
