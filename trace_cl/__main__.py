@@ -12,7 +12,7 @@ from trace_cl.signals import ENDING, die, handling
 def main() -> int:
     """Run the command; give its exit code."""
     # A process that is asked to put by what it has would end where it has nothing yet; ranks inherit that it does not.
-    with handling(ENDING, die), handling([signal.SIGUSR1], signal.SIG_IGN):
+    with handling([signal.SIGUSR1], signal.SIG_IGN), handling(ENDING, die):
         from trace_cl.command import main
 
         return main()

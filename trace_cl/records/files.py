@@ -93,6 +93,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_all(folder: Path) -> None:
+    """The same for a folder and all that is in it."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
 def checksums(folder: Path) -> dict[str, str]:
     """The SHA-256 of every file in a folder but the seal itself (`SEAL`), by relative path."""
     found = {}

@@ -33,6 +33,7 @@ from trace_cl.records.files import (
     read_yaml,
     sealed,
     sync,
+    sync_all,
     unsealed,
     whole,
     write,
@@ -429,8 +430,7 @@ class Journal:
                 shutil.rmtree(leftover, ignore_errors=True)
             draft.mkdir()
             yield draft
-            for path in (*draft.rglob("*"), draft):
-                sync(path)
+            sync_all(draft)
             write(draft / SEAL, sealed({**about(), "files": checksums(draft)}))
             if folder.exists():
                 folder.rename(old)
@@ -444,10 +444,13 @@ class Journal:
         with guard(self.folder):
             shutil.rmtree(self.folder / HALFWAY, ignore_errors=True)
             if keep:
-                copy = self.folder / f"{CHECKPOINT}-round{round}"
-                shutil.rmtree(copy, ignore_errors=True)
-                shutil.copytree(self.folder / CHECKPOINT, copy.with_name(f"{copy.name}.tmp"), dirs_exist_ok=True)
-                copy.with_name(f"{copy.name}.tmp").rename(copy)
+                draft, copy = (self.folder / f"{CHECKPOINT}-round{round}{ending}" for ending in (".tmp", ""))
+                for leftover in (draft, copy):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                shutil.copytree(self.folder / CHECKPOINT, draft)
+                sync_all(draft)
+                draft.rename(copy)
+                sync(self.folder)
 
 
 def _without_advice(error: UserError) -> str:
