@@ -8,6 +8,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
+from support import only_run
 
 pytestmark = pytest.mark.distributed
 
@@ -48,8 +49,12 @@ def test_the_warning_makes_a_run_put_by_what_it_has_and_slurm_start_it_again(
     here = {**os.environ, "FAKE": str(fake), "PYTHON": sys.executable, "PATH": f"{fake}:{os.environ['PATH']}"}
     here |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     sweep = subprocess.Popen(command, env=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    run = tmp_path / "runs" / "trace" / "tiny" / "seqft" / "seed1"
     try:
+        began = monotonic()
+        while not list(tmp_path.glob("runs/*/*/*/seed1/config.yaml")):
+            assert monotonic() - began < 180, sweep.poll()
+            sleep(0.1)
+        run = only_run(tmp_path / "runs")
         wait_for(run / "train.jsonl", '"step": 5')
         job = (fake / "job.sh").read_text()
         assert "#SBATCH --signal=USR1@300\n" in job
@@ -71,7 +76,7 @@ def test_the_warning_makes_a_run_put_by_what_it_has_and_slurm_start_it_again(
         assert len((run / "train.jsonl").read_text().splitlines()) == 240
         said, _ = sweep.communicate(timeout=60)
         assert sweep.returncode == 0, said
-        assert "| seqft | 1 |" in said
+        assert f"| {run.parent.name} | 1 |" in said
     finally:
         sweep.kill()
 
