@@ -71,7 +71,7 @@ def hydra_main(config: DictConfig) -> None:
             launch(config)
         except RankFailed as error:
             print(
-                f"{error}\nerror: the run was ended; the same command goes on after the last finished round",
+                f"{error}\nerror: the run was ended; the same command goes on with what it had put by",
                 file=sys.stderr,
             )
             sys.exit(1)
