@@ -15,7 +15,7 @@ import pandas as pd
 from trace_cl.analysis.text import markdown
 from trace_cl.build import build_strategy
 from trace_cl.config import CONF_DIR
-from trace_cl.naming import run_folder
+from trace_cl.identity import run_folder
 from trace_cl.records.files import read_matrix
 from trace_cl.run import start
 

@@ -8,7 +8,7 @@ import sys
 from trace_cl import metrics
 from trace_cl.build import build_strategy
 from trace_cl.choices import compose
-from trace_cl.naming import run_folder
+from trace_cl.identity import run_folder
 from trace_cl.records.files import read_matrix
 from trace_cl.run import start
 

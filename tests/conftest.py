@@ -11,7 +11,7 @@ from support import TASKS, compose
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trace_cl.build import build_strategy
-from trace_cl.naming import run_folder
+from trace_cl.identity import run_folder
 from trace_cl.run import start
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.model import load_tokenizer

@@ -12,7 +12,7 @@ FLOORS = (
     ("records",),
     ("config",),
     ("choices", "build"),
-    ("naming",),
+    ("identity",),
     ("data",),
     ("training",),
     ("decoding",),

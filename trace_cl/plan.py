@@ -20,12 +20,13 @@ from trace_cl.config import EngineConfig, as_dict
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import Benchmark, count_only, load_data, prepare
 from trace_cl.errors import UserError
-from trace_cl.naming import run_folder
+from trace_cl.identity import run_folder
 from trace_cl.strategies.base import Phase, Round, Strategy, shape_of
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import engines
 from trace_cl.training import layout as layouts
 from trace_cl.training.folder import build_on_meta, of_sizes, read_config
+from trace_cl.training.free_memory import FreeMemory, measure
 from trace_cl.training.layout import ROOM, Layout
 from trace_cl.training.memory import (
     CONTEXT,
@@ -44,7 +45,6 @@ from trace_cl.training.model import (
     locate,
     trainable_share,
 )
-from trace_cl.training.place import Place, measure
 from trace_cl.training.ranks import Ranks
 
 
@@ -116,25 +116,25 @@ class Needs:
     dtype: torch.dtype
     counted: dict[Any, int] = field(default_factory=dict)
 
-    def hardest(self, layout: Layout, place: Place | None, activations: bool = True) -> tuple[Round, Memory]:
+    def hardest(self, layout: Layout, room: FreeMemory | None, activations: bool = True) -> tuple[Round, Memory]:
         """The round that needs most, and what each rank needs in it, where it has so much to itself (None: unknown)."""
         rounds = self.benchmark.rounds(self.config.seed)
-        on_gpu = place is not None and place.device is not None
+        on_gpu = room is not None and room.device is not None
         found = []
         for round in rounds:
             select_first(self.strategy, round, self.model)
             extra = partial(self.strategy.extra_bytes, round)
             memory = Memory.of(self.model.parameters(), self.dtype, layout, extra)
-            found.append((round, replace(self.answered(memory, layout, place), context=CONTEXT if on_gpu else 0)))
+            found.append((round, replace(self.answered(memory, layout, room), context=CONTEXT if on_gpu else 0)))
         round, memory = max(found, key=lambda pair: pair[1].training)
         return round, replace(memory, activations=self.activations(rounds, round, layout) if activations else 0)
 
-    def answered(self, memory: Memory, layout: Layout, place: Place | None) -> Memory:
+    def answered(self, memory: Memory, layout: Layout, room: FreeMemory | None) -> Memory:
         """With what it takes to score the round, every rank its share of the examples."""
         gather, budget = self.config.engine.gather, self.config.evaluation.tokens_per_batch
         whole = sum(shape_of(p).numel() * self.dtype.itemsize for p in set(self.model.parameters()))
-        if gather is None and place is not None and place.device is not None:
-            gather = whole <= ROOM * place.device
+        if gather is None and room is not None and room.device is not None:
+            gather = whole <= ROOM * room.device
         weights = memory.weights if layout.stage == 3 and gather is False else whole
         work, cache = answering(self.model, self.dtype, largest_answered(self.benchmark.tasks, budget) or budget)
         return replace(memory, answering=weights + work, scoring_cache=cache)
@@ -172,30 +172,30 @@ def settle(needs: Needs, device: torch.device, ranks: Ranks) -> EngineConfig:
 
     Raises UserError where the hardest round has no room, and names the settings under which it would.
     """
-    place = measure(device, ranks)
+    room = measure(device, ranks)
     # On a GPU alone: in main memory only what clearly has no room is refused, and the count takes its time.
-    exact = place.device is not None
+    exact = room.device is not None
 
     def hardest(settings: EngineConfig) -> tuple[Round, Memory]:
-        return needs.hardest(layouts.layout(settings, ranks.size), place, activations=exact)
+        return needs.hardest(layouts.layout(settings, ranks.size), room, activations=exact)
 
     given = EngineConfig(**needs.config.engine)
     uses = needs.strategy.uses
-    settings = engines.choose(given, ranks.size, uses, lambda settings: place.holds(hardest(settings)[1]))
+    settings = engines.choose(given, ranks.size, uses, lambda settings: room.holds(hardest(settings)[1]))
     round, memory = hardest(settings)
-    if not place.holds(memory):
-        need, where, free = memory.total, "on each device", place.device
+    if not room.holds(memory):
+        need, where, free = memory.total, "on each device", room.device
         if free is None or need <= free:
-            need, where, free = memory.host + (0 if exact else need), "of main memory for each process", place.main
+            need, where, free = memory.host + (0 if exact else need), "of main memory for each process", room.main
         raise UserError(
             f"{needs.strategy.name} on {needs.config.model.name} needs {size(need)} {where} in round {round.number}, "
             f"the hardest ({parts_of(memory)}), where there are {size(free)}: "
-            f"{remedy(needs, settings, ranks.size, place)}"
+            f"{remedy(needs, settings, ranks.size, room)}"
         )
     return settings
 
 
-def remedy(needs: Needs, settings: EngineConfig, ranks: int, place: Place) -> str:
+def remedy(needs: Needs, settings: EngineConfig, ranks: int, room: FreeMemory) -> str:
     """Under which settings the run would have room, as few as can be: first those that cost little."""
 
     def has_room(changes: dict[str, Any], devices: int = ranks) -> bool:
@@ -203,7 +203,7 @@ def remedy(needs: Needs, settings: EngineConfig, ranks: int, place: Place) -> st
         engine = replace(EngineConfig(**changed.config.engine), name=changes.get("engine.name", settings.name))
         with suppress(UserError):
             engines.check(engine, devices, needs.strategy.uses)
-            return place.holds(changed.hardest(layouts.layout(engine, devices), place, place.device is not None)[1])
+            return room.holds(changed.hardest(layouts.layout(engine, devices), room, room.device is not None)[1])
         return False
 
     def without_need(changes: dict[str, Any], devices: int) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def remedy(needs: Needs, settings: EngineConfig, ranks: int, place: Place) -> st
     there = [
         (change, 2**n)
         for n in range(1, 7)
-        if 2**n > ranks and place.device is not None
+        if 2**n > ranks and room.device is not None
         for change in (*spread, {**together[-1], **spread[1]})
     ]
     for changes, devices in (*((change, ranks) for change in here), *there):
@@ -273,12 +273,12 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
         planned.append(plan_round(strategy, round, model, config.training.global_batch))
 
     needs = Needs(config, strategy, benchmark, model, dtype)
-    place = None
+    room = None
     # Where `auto` comes to no GPU, one elsewhere may be meant.
     if torch.cuda.is_available() if device.type == "cuda" else config.device != "auto":
         here = measure(device, Ranks())
-        place = replace(here, main=here.main // layout.ranks)
-    hardest, memory = needs.hardest(layout, place, activations=not counted)
+        room = replace(here, main=here.main // layout.ranks)
+    hardest, memory = needs.hardest(layout, room, activations=not counted)
     result: dict[str, Any] = {
         "benchmark": config.benchmark.name,
         "model": config.model.name,
@@ -295,7 +295,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
             "round": hardest.number,
             **vars(memory),
             "total": memory.total,
-            "fits": place and place.holds(memory),
+            "fits": room and room.holds(memory),
         },
         "rounds": planned,
         "unknown": [],

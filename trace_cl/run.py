@@ -29,22 +29,22 @@ from trace_cl.data.benchmark import Benchmark, Task, combined_checksum, load_dat
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
-from trace_cl.naming import run_folder
+from trace_cl.identity import run_folder
 from trace_cl.records import environment
 from trace_cl.records.answers import Answers
 from trace_cl.records.files import SEAL, unsealed
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, NoLogger, score_curves, training_curves
-from trace_cl.records.places import check_place
 from trace_cl.records.progress import Progress
 from trace_cl.records.terms import Terms
 from trace_cl.records.terms import findings as findings_of_terms
+from trace_cl.records.writable import check_writable
 from trace_cl.signals import ENDING, Stopped, listening, signals
 from trace_cl.strategies.base import Example, Held, Phase, Round, Strategy, Unsuitable
 from trace_cl.strategies.streams import stream
 from trace_cl.training import engines, halfway
 from trace_cl.training.engine import Engine, Optimization, RoundLearner
-from trace_cl.training.failures import Place, stop_unless_finite
+from trace_cl.training.failures import Step, stop_unless_finite
 from trace_cl.training.model import (
     check_positions,
     count,
@@ -73,7 +73,7 @@ def _start(config: DictConfig) -> None:
     check(config)
     strategy = build_strategy(config)
     if only_planned(config):
-        check_place(run_folder(config, strategy.name))
+        check_writable(run_folder(config, strategy.name))
         print(plan.render(plan.dry_run(config, strategy), as_json=config.dry_run == "json" or not sys.stdout.isatty()))
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
@@ -122,7 +122,7 @@ def show(journal: Journal, ranks: Ranks) -> None:
 def find_journal(config: DictConfig, strategy: Strategy, writes: bool = True) -> Journal:
     """The run's directory. Raises UserError where a run of another configuration lies there."""
     folder = run_folder(config, strategy.name)
-    check_place(folder)
+    check_writable(folder)
     journal = Journal(folder, list(config.benchmark.order), config.metrics.variant, writes)
     journal.check(as_dict(config), defaults(config))
     return journal
@@ -338,7 +338,7 @@ class Run:
                 continue
             started = perf_counter()
             torch.manual_seed(stream(self.config.seed, "step", round.number, step))
-            at = Place(round, phase.name, epoch, step, batch)
+            at = Step(round, phase.name, epoch, step, batch)
             loss = learner.backward(batch)
             noted = told(loss, learner.noted)
             self.check({"loss": loss, **noted}, at, learner)
@@ -373,7 +373,7 @@ class Run:
                 raise Stopped(end)
         return loss
 
-    def check(self, values: Mapping[str, Any], at: Place, learner: RoundLearner) -> None:
+    def check(self, values: Mapping[str, Any], at: Step, learner: RoundLearner) -> None:
         """Raises UserError for numbers that are not finite."""
         stop_unless_finite(values, at, learner, self.journal.folder if self.journal.writes else None)
 

@@ -12,7 +12,7 @@ from trace_cl.analysis import compare, page, plots, summary, tables
 from trace_cl.analysis.stored import StoredRun, find
 from trace_cl.build import build_strategy
 from trace_cl.config import as_dict
-from trace_cl.naming import run_folder
+from trace_cl.identity import run_folder
 from trace_cl.records.files import as_json, write
 
 MATRIX = "round,a,b\n1,80,\n2,40,60\n"

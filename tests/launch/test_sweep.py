@@ -18,7 +18,7 @@ from trace_cl.__main__ import main
 from trace_cl.build import build_strategy
 from trace_cl.config import CONF_DIR
 from trace_cl.errors import UserError
-from trace_cl.naming import run_folder
+from trace_cl.identity import run_folder
 from trace_cl.signals import Stopped
 
 Sweep = Callable[..., int]

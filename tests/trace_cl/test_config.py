@@ -16,7 +16,7 @@ from trace_cl.build import build_logger, build_strategy, defaults
 from trace_cl.choices import groups, known_keys
 from trace_cl.config import CHOICES, CONF_DIR, RANGES, Config, TaskConfig, check, only_planned
 from trace_cl.errors import UserError, nearest
-from trace_cl.naming import run_folder
+from trace_cl.identity import run_folder
 from trace_cl.strategies.base import Strategy
 from trace_cl.strategies.hft import HalfFineTuning
 from trace_cl.strategies.selection import Selection

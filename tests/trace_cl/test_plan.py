@@ -18,9 +18,9 @@ from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
 from trace_cl.plan import Needs, optimizer_steps, render, settle, tokens
 from trace_cl.strategies.base import Example, Phase
+from trace_cl.training.free_memory import FreeMemory
 from trace_cl.training.layout import Layout
 from trace_cl.training.model import build_on_meta
-from trace_cl.training.place import Place
 from trace_cl.training.ranks import Ranks
 
 EXAMPLE = Example([1], [2])
@@ -93,7 +93,7 @@ def needs_of(*overrides: str) -> Needs:
 
 def settled(monkeypatch: pytest.MonkeyPatch, free: float, *overrides: str, ranks: int = 1, main: float = 999) -> str:
     """What comes of a run where so many GiB are free on each GPU: the engine, or the refusal."""
-    monkeypatch.setattr(plan, "measure", lambda device, ranks: Place(int(free * GIB), int(main * GIB)))
+    monkeypatch.setattr(plan, "measure", lambda device, ranks: FreeMemory(int(free * GIB), int(main * GIB)))
     try:
         settings = settle(needs_of(*overrides), torch.device("cuda"), Ranks(0, ranks))
     except UserError as error:
@@ -104,7 +104,7 @@ def settled(monkeypatch: pytest.MonkeyPatch, free: float, *overrides: str, ranks
 def test_gem_is_refused_for_its_last_round_and_told_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two past tasks' gradients in the third round, of 4 bytes a parameter; none in the first."""
     gem = needs_of("strategy=gem")
-    round, memory = gem.hardest(Layout(gradient_checkpointing=True), Place(1, 1))
+    round, memory = gem.hardest(Layout(gradient_checkpointing=True), FreeMemory(1, 1))
     parameters = sum(p.numel() for p in gem.model.parameters())
     assert (round.number, memory.strategy, memory.context) == (3, 2 * 4 * parameters, 2 * GIB)
     total = memory.total / GIB
@@ -136,7 +136,7 @@ def test_what_is_named_makes_room(monkeypatch: pytest.MonkeyPatch, free: float) 
 
 def test_answering_alone_may_be_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     """LoRA trains in little; 131 rows of 250 tokens are answered at once."""
-    _, memory = needs_of("strategy=lora_seqft").hardest(Layout(), Place(1, 1))
+    _, memory = needs_of("strategy=lora_seqft").hardest(Layout(), FreeMemory(1, 1))
     assert memory.scoring_cache == 2 * 12 * 2048 * 2 * 131 * 250
     refused = settled(monkeypatch, 6, "strategy=lora_seqft")
     assert "scoring cache" in refused
@@ -167,7 +167,7 @@ def test_every_phase_counts() -> None:
 def test_a_run_without_room_is_refused_before_anything_is_written(
     run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "measure", lambda device, ranks: Place(None, 2**19))
+    monkeypatch.setattr(plan, "measure", lambda device, ranks: FreeMemory(None, 2**19))
     with pytest.raises(UserError, match=r"needs \d MiB of main memory for each process in round 1, the hardest"):
         run()
     assert not list(tmp_path.glob("runs/**/train.jsonl"))

@@ -18,7 +18,7 @@ from support import TASKS, Killed, compose, everything, killed_at
 from transformers import GenerationMixin, GPT2Config, GPT2LMHeadModel
 
 from trace_cl.errors import UserError
-from trace_cl.naming import run_folder
+from trace_cl.identity import run_folder
 from trace_cl.records.answers import Answers
 from trace_cl.records.files import SEAL, sealed, unsealed, write
 from trace_cl.records.journal import Journal

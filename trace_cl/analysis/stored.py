@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import pandas as pd
 
-from trace_cl import metrics, naming
+from trace_cl import identity, metrics
 from trace_cl.analysis.text import reported
 from trace_cl.config import schema_defaults
 from trace_cl.errors import UserError
@@ -183,24 +183,24 @@ class StoredRun:
     @cached_property
     def own(self) -> dict[str, Any]:
         """The settings of the run if nobody had overridden any."""
-        return whole(self.folder / "config.yaml", lambda: naming.own_settings(self.written, self.strategy))
+        return whole(self.folder / "config.yaml", lambda: identity.own_settings(self.written, self.strategy))
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
         """What its numbers depend on besides the seed: the settings, and the data; empty where they are not known."""
         path = self.folder / "data.sha256"
         data: list[str] = self._read(path.name, lines_of, [])
-        return naming.experiment(self.written, self.own) | {path.name: data} if self.written else {}
+        return identity.experiment(self.written, self.own) | {path.name: data} if self.written else {}
 
     @cached_property
     def contradictions(self) -> list[str]:
         """Settings that are not what the run's place says; none where they are not known, or it is a published one."""
         if not self.written or self.published:
             return []
-        said = {"benchmark.name": self.benchmark, "model.name": self.model, naming.SEED: self.seed}
+        said = {"benchmark.name": self.benchmark, "model.name": self.model, identity.SEED: self.seed}
         wrong = [key for key, value in said.items() if str(self.written.get(key, value)) != value]
         if self.method == self.strategy:
-            return wrong + list(naming.differences(self.written, self.own))
+            return wrong + list(identity.differences(self.written, self.own))
         return wrong if self.method.startswith(f"{self.strategy}-") else [*wrong, "strategy"]
 
     def record(self, round: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, open_dict
 from trace_cl.config import check, only_planned
 from trace_cl.errors import UserError
 from trace_cl.records.files import as_json, write
-from trace_cl.records.places import check_place
+from trace_cl.records.writable import check_writable
 from trace_cl.signals import Stopped
 
 # Hydra imports this module for every command: what needs PyTorch, or much time, is imported when a member runs.
@@ -54,7 +54,7 @@ class Sweep(Callback):
         # Slurm's warning that the time is nearly up (`signal_delay_s`): submitit's own choice is USR2.
         os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
         try:
-            check_place(Path(config.runs_dir))
+            check_writable(Path(config.runs_dir))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from error  # any other exception Hydra would take for a warning

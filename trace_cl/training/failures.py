@@ -16,7 +16,7 @@ NAMED = 6
 
 
 @dataclass(frozen=True)
-class Place:
+class Step:
     """An optimizer step, and the examples it learns from."""
 
     round: Round
@@ -26,7 +26,7 @@ class Place:
     examples: Sequence[Example]
 
 
-def stop_unless_finite(values: Mapping[str, Any], at: Place, learner: RoundLearner, folder: Path | None) -> None:
+def stop_unless_finite(values: Mapping[str, Any], at: Step, learner: RoundLearner, folder: Path | None) -> None:
     """Look at a step's numbers, also those inside of others.
 
     Raises UserError for one that is not finite, once the step's rows, each with its own loss and its gradient's norm

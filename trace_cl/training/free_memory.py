@@ -13,7 +13,7 @@ from trace_cl.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
-class Place:
+class FreeMemory:
     """Bytes for each rank: what is free on its GPU (None: it has none, and computes in main memory), and its part of
     the machine's main memory."""
 
@@ -27,12 +27,12 @@ class Place:
         return memory.total <= self.device and memory.host <= self.main
 
 
-def measure(device: torch.device, ranks: Ranks) -> Place:
+def measure(device: torch.device, ranks: Ranks) -> FreeMemory:
     """What the rank has that has the least; all ranks call it in step."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     every = [one for [one] in ranks.gather([(socket.gethostname(), free, main_memory())])]
     machines = [machine for machine, _, _ in every]
-    return Place(
+    return FreeMemory(
         device=min((free for _, free, _ in every if free is not None), default=None),
         main=min(main // machines.count(machine) for machine, _, main in every),
     )

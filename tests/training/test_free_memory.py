@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trace_cl.training import place
+from trace_cl.training import free_memory
+from trace_cl.training.free_memory import FreeMemory, _limits, measure
 from trace_cl.training.memory import Memory
-from trace_cl.training.place import Place, _limits, measure
 from trace_cl.training.ranks import Ranks
 
 
@@ -31,7 +31,7 @@ def test_a_containers_limit_counts_wherever_it_is_set(tmp_path: Path) -> None:
 
 
 def test_main_memory_is_no_more_than_the_machines() -> None:
-    assert 2**28 < place.main_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**28 < free_memory.main_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_the_rank_with_the_least_decides(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,13 +39,13 @@ def test_the_rank_with_the_least_decides(monkeypatch: pytest.MonkeyPatch) -> Non
     every = [("a", 9, 100), ("a", 8, 100), ("b", 7, 70)]
 
     monkeypatch.setattr(Ranks, "gather", lambda ranks, values: [[one] for one in every])
-    assert measure(torch.device("cpu"), Ranks()) == Place(device=7, main=50)
+    assert measure(torch.device("cpu"), Ranks()) == FreeMemory(device=7, main=50)
 
 
 def test_where_there_is_room() -> None:
     memory = Memory(weights=5, gradients=0, optimizer=0, host=3)
-    assert Place(device=5, main=3).holds(memory)
-    assert not Place(device=4, main=9).holds(memory)
-    assert not Place(device=9, main=2).holds(memory)
-    assert Place(device=None, main=8).holds(memory)
-    assert not Place(device=None, main=7).holds(memory)
+    assert FreeMemory(device=5, main=3).holds(memory)
+    assert not FreeMemory(device=4, main=9).holds(memory)
+    assert not FreeMemory(device=9, main=2).holds(memory)
+    assert FreeMemory(device=None, main=8).holds(memory)
+    assert not FreeMemory(device=None, main=7).holds(memory)

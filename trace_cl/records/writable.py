@@ -16,7 +16,7 @@ ROOM = 256
 """Bytes of a path that are left to the files below a run's directory."""
 
 
-def check_place(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Raise UserError where no run could be written into this directory."""
     if reason := _why_not(folder.absolute()):
         raise UserError(f"{reason}: set runs_dir to another folder")

@@ -16,7 +16,7 @@ from support import compose
 from trace_cl.build import build_strategy
 from trace_cl.config import as_dict, check
 from trace_cl.errors import UserError
-from trace_cl.naming import differences, method_name, own_settings, run_folder
+from trace_cl.identity import differences, method_name, own_settings, run_folder
 from trace_cl.records.files import flatten
 from trace_cl.run import start
 from trace_cl.strategies import Strategy
