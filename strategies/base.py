@@ -1,6 +1,6 @@
 """What a strategy is, and what it is lent: the only words the strategies and the runner have in common.
 
-A round goes like this (`trace_cl/run.py`):
+A round goes like this (`trace_cl/rounds.py`):
 
     trainable(round, 0)                  which parameters learn
     begin_round(round, learner)

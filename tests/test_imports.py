@@ -17,6 +17,7 @@ FLOORS = (
     ("training",),
     ("decoding",),
     ("evaluation", "plan", "analysis"),
+    ("rounds",),
     ("run", "tables", "compare", "plots", "page", "results"),
     ("launch",),
     ("command",),

@@ -20,8 +20,9 @@ from transformers import GenerationMixin, GPT2Config, GPT2LMHeadModel
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
 from trace_cl.records.answers import Answers
-from trace_cl.records.files import SEAL, sealed, unsealed, write
+from trace_cl.records.files import write
 from trace_cl.records.journal import Journal
+from trace_cl.records.seal import SEAL, sealed, unsealed
 from trace_cl.run import Run, start
 from trace_cl.signals import Stopped, listening, signals
 from trace_cl.tiny import CHECKPOINT

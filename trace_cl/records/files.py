@@ -3,7 +3,6 @@
 What is read is believed only where a run could have written it: anything else is a UserError that names the file.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -97,38 +96,6 @@ def sync_all(folder: Path) -> None:
     """The same for a folder and all that is in it."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file in a folder but the seal itself (`SEAL`), by relative path."""
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL):
-        with path.open("rb") as file:
-            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-SEAL = "round.json"
-"""The file of a checkpoint that says what it holds, to the byte."""
-
-
-def sealed(content: Mapping[str, Any]) -> str:
-    """An object as JSON that also holds its own checksum."""
-    return as_json({"sha256": _digest(content), **content})
-
-
-def unsealed(path: Path) -> dict[str, Any]:
-    """What `sealed` made the file of. Raises UserError naming the file where it has been torn or altered."""
-    content = read_json(path)
-    if content.pop("sha256", None) != _digest(content):
-        raise UserError(f"{path} is not what the run wrote: move the run away")
-    return content
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    # As it will be read: JSON knows no keys but texts, and sorts them as such.
-    read = json.loads(json.dumps(content))
-    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def whole(path: Path, read: Callable[[], T]) -> T:

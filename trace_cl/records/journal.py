@@ -6,39 +6,34 @@ others. A checkpoint names the checksum of each of its files. So a run that was 
 were torn or altered, goes on from what is whole, or is refused with the name of what is not.
 """
 
-import errno
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TextIO
+from typing import Any, Concatenate, ParamSpec
 
 from omegaconf import OmegaConf
 
 from trace_cl.errors import UserError
 from trace_cl.records.files import (
-    SEAL,
     as_json,
-    checksums,
     flatten,
     guard,
     is_free,
     read_json,
     read_matrix,
     read_yaml,
-    sealed,
     sync,
     sync_all,
-    unsealed,
     whole,
     write,
 )
+from trace_cl.records.lock import locked
 from trace_cl.records.predictions import Prediction, as_lines, prompts_as_lines
+from trace_cl.records.seal import SEAL, checksums, opened, sealed, unsealed
 
 P = ParamSpec("P")
 
@@ -57,10 +52,6 @@ def writing(method: Callable[Concatenate["Journal", P], None]) -> Callable[Conca
             method(journal, *args, **kwargs)
 
     return write_or_not
-
-
-class Lockless(UserError):
-    """The file system knows no locks."""
 
 
 @dataclass(frozen=True)
@@ -167,56 +158,9 @@ class Journal:
         if not (self.folder / MANIFEST).exists():
             self._write_manifest(Standing())
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep every other process out of this run; the system lifts the lock when this one ends, however it ends.
-
-        Of a run that could not begin nothing is left. Raises UserError where another process is at it, or where the
-        file system has no locks.
-        """
-        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
-        path = self.folder / ".lock"
-        while True:
-            with guard(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                lock = path.open("a")
-            try:
-                self._claim(lock)
-            except Lockless:
-                self._leave_nothing(made)
-                raise
-            # Whoever held it before may have taken the file away: then this lock keeps nobody out.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                    break
-            lock.close()
-        with lock:
-            try:
-                yield
-            finally:
-                self._leave_nothing(made)
-
-    def _leave_nothing(self, made: Sequence[Path]) -> None:
-        """Of a folder that holds nothing but the lock, and of those that were made for it."""
-        if [path.name for path in self.folder.iterdir()] == [".lock"]:
-            (self.folder / ".lock").unlink()
-            for folder in made:
-                with suppress(OSError):  # another run has come to lie there
-                    folder.rmdir()
-
-    def _claim(self, lock: TextIO) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise UserError(f"{self.folder} is being run by another process: wait for it, or end it") from error
-        except OSError as error:
-            lock.close()
-            reason = errno.errorcode.get(error.errno or 0, str(error))
-            raise Lockless(
-                f"{self.folder} lies on a file system without locks ({reason}), where two processes could write one "
-                "run: set runs_dir to a folder on another"
-            ) from error
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep every other process out of this run. Raises UserError as `locked` does."""
+        return locked(self.folder)
 
     def _note_environment(self, environment: Mapping[str, Any]) -> None:
         """Record what the run runs on; a resumed run's later surroundings are added where they differ."""
@@ -276,7 +220,7 @@ class Journal:
             return replace(standing, notes=tuple(notes))
         for folder in self._states(CHECKPOINT, *(f"{CHECKPOINT}-round{t}" for t in range(len(self.tasks), 0, -1))):
             try:
-                about = self._opened(folder)
+                about = opened(folder)
             except UserError as error:
                 notes.append(_without_advice(error))
                 continue
@@ -296,7 +240,7 @@ class Journal:
             )
         for halfway in self._states(HALFWAY) if standing.trained is None else []:
             try:
-                if self._opened(halfway)["round"] == standing.finished + 1:
+                if opened(halfway)["round"] == standing.finished + 1:
                     standing = replace(standing, halfway=halfway)
             except UserError as error:
                 notes.append(f"{_without_advice(error)}: round {standing.finished + 1} is learned from its beginning")
@@ -313,16 +257,6 @@ class Journal:
                 with guard(self.folder):
                     old.rename(folder)
         return [self.folder / name for name in names if (self.folder / name).exists()]
-
-    def _opened(self, folder: Path) -> dict[str, Any]:
-        """What a checkpoint's seal says. Raises UserError naming the first file that is not what was written."""
-        about = unsealed(folder / SEAL)
-        found = whole(folder, lambda: checksums(folder))
-        for name in sorted(found.keys() | about["files"].keys()):
-            if found.get(name) != about["files"].get(name):
-                state = "is missing" if name not in found else "is not what the run wrote"
-                raise UserError(f"{folder / name} {state}")
-        return about
 
     def _put_in_order(self, standing: Standing) -> list[str]:
         """Have the directory say what the manifest says; tells what had been altered."""

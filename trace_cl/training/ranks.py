@@ -6,11 +6,11 @@ A run has one process a device. Every one of them goes through the same code in 
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from time import sleep
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -73,6 +73,20 @@ class Ranks:
     def device(self, device: torch.device) -> torch.device:
         """This process's own device of that kind."""
         return torch.device("cuda", self.local) if device.type == "cuda" and device.index is None else device
+
+
+def on_the_first(ranks: Ranks, act: Callable[[], T]) -> T:
+    """What the first rank finds, on every rank; what it refuses is refused by all. Raises UserError."""
+    found, refused = None, None
+    if ranks.first:
+        try:
+            found = act()
+        except UserError as error:
+            refused = str(error)
+    found, refused = ranks.broadcast((found, refused))
+    if refused is not None:
+        raise UserError(refused)
+    return cast(T, found)
 
 
 def started_by_others() -> bool:

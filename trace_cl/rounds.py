@@ -1,0 +1,364 @@
+"""The life of a run: for each task in turn, learn it, score all tasks seen so far, and write the row down.
+
+One loop in one direction. Nothing reads back what it wrote but the journal, and the journal is what makes a run
+resumable: weights and strategy state come from the checkpoint, every random draw from the seed, the round and the step.
+Inside a round a run goes on by walking through the steps that are done without doing them.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain
+from time import perf_counter
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trace_cl import plan
+from trace_cl.analysis import report
+from trace_cl.data.batches import answer_tokens, global_batches, shares
+from trace_cl.data.benchmark import Benchmark, Task
+from trace_cl.errors import UserError
+from trace_cl.evaluation import Generator, score, settled_by, summarize
+from trace_cl.records.answers import Answers
+from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
+from trace_cl.records.loggers import Logger, score_curves, training_curves
+from trace_cl.records.progress import Progress
+from trace_cl.records.seal import SEAL, unsealed
+from trace_cl.records.terms import Terms
+from trace_cl.records.terms import findings as findings_of_terms
+from trace_cl.signals import ENDING, Stopped, signals
+from trace_cl.strategies.base import Example, Held, Phase, Round, Strategy
+from trace_cl.strategies.streams import stream
+from trace_cl.training import halfway
+from trace_cl.training.engine import Engine, RoundLearner
+from trace_cl.training.failures import Step, stop_unless_finite
+from trace_cl.training.model import (
+    count,
+    is_spread,
+)
+from trace_cl.training.ranks import Ranks, on_the_first
+
+
+@dataclass
+class Run:
+    """A run with everything at hand; the model's weights are what `standing` says of them."""
+
+    config: DictConfig
+    strategy: Strategy
+    journal: Journal
+    standing: Standing
+    logger: Logger
+    benchmark: Benchmark
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    engine: Engine
+    ranks: Ranks
+
+    def __post_init__(self) -> None:
+        self.rounds = self.benchmark.rounds(self.config.seed)
+        self.answers = Answers(self.journal.folder / "answers" / f"rank{self.ranks.rank}.jsonl", self.stop_if_asked)
+        self.put_by_at = perf_counter()
+        planned = [plan.tokens(self.strategy.phases(round)) for round in self.rounds]
+        self.progress = Progress(planned, [task.name for task in self.benchmark.tasks], shown=self.ranks.first)
+        for number in range(1, self.trained + 1):
+            evaluated = number <= self.standing.finished
+            self.progress.skip_round(number, planned[number - 1], evaluated)
+
+    @property
+    def trained(self) -> int:
+        """The newest round that is trained, scored or not."""
+        return self.standing.finished + (self.standing.trained is not None)
+
+    def steps(self, rounds: int) -> int:
+        """The optimizer steps of the first `rounds` rounds."""
+        phases = [phase for round in self.rounds[:rounds] for phase in self.strategy.phases(round)]
+        return sum(plan.optimizer_steps(phase, self.config.training.global_batch) for phase in phases)
+
+    def go(self) -> None:
+        """Every round that is not finished yet."""
+        if self.config.evaluation.zero_shot and self.standing.base is None and not self.trained:
+            base = self.evaluate(0, self.benchmark.tasks)
+            self.journal.write_round(0, base)
+            self.commit(replace(self.standing, base=base))
+            self.logger.log("round", 0, score_curves(base["scores"][self.config.metrics.variant]))
+        for round in self.rounds[self.standing.finished :]:
+            if self.standing.trained is None:
+                self.refuse_without_space(round)
+                self.train(round)
+            self.finish(round)
+
+    def commit(self, standing: Standing) -> None:
+        """Let a round be finished."""
+        self.journal.finish_round(standing)
+        self.standing = standing
+        self.answers.forget()
+        self.stop_together()
+
+    def train(self, round: Round) -> None:
+        """Learn the round's task, and put the result where a resumed run finds it."""
+        began = perf_counter()
+        half = on_the_first(self.ranks, self.halfway)
+        self.journal.begin_steps(round.number, half["step"])
+        torch.manual_seed(stream(self.config.seed, "round", round.number))
+        plan.select_first(self.strategy, round, self.model)
+        record = plan.plan_round(self.strategy, round, self.model, self.config.training.global_batch)
+        self.terms = Terms(self.strategy.terms if round.past else ())
+        for line in on_the_first(self.ranks, lambda: self.journal.steps(round.number)):
+            self.terms.add(line)
+        loss, logged = self.learn(round, half, began) if record["phases"] else (None, {})
+        seconds = to_ms(half["seconds"] + perf_counter() - began)
+        record |= {"final_loss": loss, "seconds": seconds, "strategy": logged, "terms": self.terms.record()}
+        for finding in findings_of_terms(record):
+            self.progress.warn(finding)
+        self.journal.write_round(round.number, record)
+        if record["phases"]:
+            self.keep(round, record)
+        self.standing = replace(self.standing, trained=record, halfway=None)
+
+    def halfway(self) -> dict[str, Any]:
+        """What the round has come to already."""
+        nothing = {"step": 0, "seconds": 0.0}
+        return nothing if self.standing.halfway is None else unsealed(self.standing.halfway / SEAL)
+
+    def refuse_without_space(self, round: Round) -> None:
+        """Raises UserError where the disk has no room for what the round will put by."""
+        plan.select_first(self.strategy, round, self.model)
+        learning = count(set(self.model.parameters()), trainable=True)
+        saved = learning if self.strategy.changes_architecture else count(set(self.model.parameters()))
+        settings = self.config.checkpoint
+        inside = settings.every_minutes is not None or settings.every_steps is not None
+        # Weights, and AdamW's two moments, in fp32; for a while the last such state stands beside the new one.
+        needed = saved * self.model.dtype.itemsize + inside * 2 * 12 * learning
+        free = on_the_first(self.ranks, lambda: shutil.disk_usage(self.journal.folder).free)
+        if free < needed:
+            raise UserError(
+                f"round {round.number} puts up to {plan.size(needed)} by in {self.journal.folder}, and "
+                f"{plan.size(free)} are free: make room, or set checkpoint.every_minutes=null"
+            )
+
+    def learn(self, round: Round, half: dict[str, Any], began: float) -> tuple[float, dict[str, Any]]:
+        """Train the round, or the rest of it; gives the last loss, and what the strategy has to say of the round."""
+        answerer = self.answerer(self.benchmark.tasks[round.number - 1])
+        learner = self.engine.train(self.model, self.strategy.loss, answerer)
+        self.strategy.begin_round(round, learner)
+        loss = self.take_steps(round, learner, half, began)
+        torch.manual_seed(stream(self.config.seed, "end", round.number))
+        logged = self.strategy.end_round(round, learner)
+        learner.close()
+        return loss, logged
+
+    def keep(self, round: Round, record: dict[str, Any]) -> None:
+        """Put what the round has made of the model and the strategy where a resumed run finds it."""
+        weights = self.engine.weights(self.model)
+        with self.journal.replacing(CHECKPOINT, lambda: {"round": round.number, "record": record}) as folder:
+            if folder is not None:
+                self.strategy.save_model(self.model, folder, weights=weights)
+                self.tokenizer.save_pretrained(folder)
+                self.strategy.save(folder)
+        self.put_by_at = perf_counter()
+        self.stop_together()
+
+    def answerer(self, task: Task) -> Generator:
+        """What answers a task's prompts."""
+        return Generator(
+            self.model,
+            self.tokenizer,
+            task.answer_tokens,
+            self.config.evaluation.tokens_per_batch,
+            self.ranks,
+        )
+
+    def batches(self, round: Round) -> Iterator[tuple[Phase, int, list[Example]]]:
+        """The round's optimizer steps: what each learns from, and in which phase and epoch it does."""
+        for phase in self.strategy.phases(round):
+            for epoch in range(1, phase.epochs + 1):
+                order = f"{self.config.seed}/{round.number}/{phase.name}/{epoch}"
+                for batch in global_batches(phase.examples, self.config.training.global_batch, order):
+                    yield phase, epoch, batch
+
+    def take_steps(self, round: Round, learner: RoundLearner, half: dict[str, Any], began: float) -> float:
+        """Every optimizer step of the round that is not done; gives the last loss. Raises UserError for a loss that is
+        not finite."""
+        training, before, done, loss = self.config.training, self.steps(round.number - 1), half["step"], math.nan
+        last = self.steps(round.number) - before
+        for step, (phase, epoch, batch) in enumerate(self.batches(round), start=1):
+            if step > 1 and plan.select(self.strategy, round, step - 1, self.model):
+                learner.change()
+            if step <= done:
+                self.progress.skip_step(sum(map(len, batch)))
+                if step == done:
+                    loss = half["loss"]
+                    self.take_up(half, learner)
+                continue
+            started = perf_counter()
+            torch.manual_seed(stream(self.config.seed, "step", round.number, step))
+            at = Step(round, phase.name, epoch, step, batch)
+            loss = learner.backward(batch)
+            noted = told(loss, learner.noted)
+            self.check({"loss": loss, **noted}, at, learner)
+            logged = self.strategy.adjust_gradients(round, learner)
+            self.check(logged, at, learner)
+            norm = learner.step()
+            self.check({"gradient's norm": norm}, at, learner)
+            seconds, tokens = perf_counter() - started, sum(map(len, batch))
+            line = {
+                "round": round.number,
+                "phase": phase.name,
+                "epoch": epoch,
+                "step": step,
+                "loss": loss,
+                "lr": training.learning_rate,
+                "gradient_norm": norm,
+                "tokens": tokens,
+                "answer_tokens": answer_tokens(batch),
+                "seconds": to_ms(seconds),
+                **noted,
+                **logged,
+            }
+            self.terms.add(line)
+            self.journal.add_step(line)
+            self.logger.log("step", before + step, training_curves(line))
+            self.progress.step(round.number, f"{epoch}/{phase.epochs}", loss, tokens, seconds)
+            end, due = self.asked(step)
+            if end or (due and step < last):
+                about = {"round": round.number, "step": step, "loss": loss}
+                self.put_by({**about, "seconds": half["seconds"] + perf_counter() - began}, learner)
+            if end:
+                raise Stopped(end)
+        return loss
+
+    def check(self, values: Mapping[str, Any], at: Step, learner: RoundLearner) -> None:
+        """Raises UserError for numbers that are not finite."""
+        stop_unless_finite(values, at, learner, self.journal.folder if self.journal.writes else None)
+
+    def asked(self, step: int) -> tuple[int, bool]:
+        """By which signal any rank was asked to end (0: none), and whether it is time to put by what there is."""
+        settings, minutes = self.config.checkpoint, (perf_counter() - self.put_by_at) / 60
+        due = (
+            signals.checkpoint
+            or (settings.every_steps is not None and step % settings.every_steps == 0)
+            or (settings.every_minutes is not None and minutes >= settings.every_minutes)
+        )
+        words = torch.tensor([*(signals.end == each for each in ENDING), due], device=self.model.device)
+        *ends, due = self.ranks.sum(words.int()).tolist()
+        return max(each if word else 0 for each, word in zip(ENDING, ends, strict=True)), due > 0
+
+    def put_by(self, about: dict[str, Any], learner: RoundLearner) -> None:
+        """Write down what the round has come to."""
+        held, steps = self.strategy.hold(), dict[str, int]()
+        with self.journal.replacing(HALFWAY, lambda: {**about, "steps": steps, "values": held.values}) as folder:
+            steps |= halfway.save(learner, held, folder)
+        self.put_by_at = perf_counter()
+        self.ranks.broadcast(None)  # no rank ends before it stands
+        signals.put_by()
+
+    def take_up(self, half: dict[str, Any], learner: RoundLearner) -> None:
+        """Go on from what the round had come to."""
+        assert self.standing.halfway is not None
+        parts = halfway.load(learner, half["steps"], self.standing.halfway, self.ranks)
+        self.strategy.resume(Held(half["values"], parts))
+
+    def stop_if_asked(self) -> None:
+        """End between two batches of answers, which are kept: each rank by itself, unless they answer in step."""
+        if signals.checkpoint:
+            signals.put_by()
+        if signals.end and not is_spread(self.model):
+            raise Stopped(signals.end)
+
+    def stop_together(self) -> None:
+        """End here if any rank was asked to."""
+        if end := self.asked(0)[0]:
+            raise Stopped(end)
+
+    def finish(self, round: Round) -> None:
+        """Score the tasks seen so far, and report. The row in the matrix comes last: with it the round is finished."""
+        assert self.standing.trained is not None
+        if self.standing.trained["phases"]:
+            self.journal.checkpoint_made(round.number, keep=self.config.checkpoints == "all")
+        record = self.standing.trained | self.evaluate(round.number, self.benchmark.tasks[: round.number])
+        standing = replace(self.standing, rounds=(*self.standing.rounds, record), trained=None)
+        if self.ranks.first:
+            self.journal.write_round(round.number, record)
+            figures = self.report(standing)
+            self.progress.say(f"\n{report.render(self.journal.rows(standing), self.journal.tasks, figures)}\n")
+        self.commit(standing)
+
+    def evaluate(self, round: int, tasks: Sequence[Task]) -> dict[str, Any]:
+        """Answer and score these tasks, each rank its share of the examples; keep every answer.
+
+        Gives the mean scores by variant and task, and the time.
+        """
+        began = perf_counter()
+        scores: dict[str, dict[str, float]] = {}
+        for task in tasks:
+            self.progress.evaluating(round, task.name)
+            mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
+            answerer = replace(
+                self.answerer(task),
+                settled=settled_by(task.metric, task.references),
+                kept=self.answers.of(f"{round}/{task.name}"),
+            )
+            with suppress(Stopped):  # the others have answers to give yet
+                answers = self.strategy.answer(task, [task.prompts[i] for i in mine], answerer)
+            self.stop_together()
+            scored = score(
+                task.metric,
+                [task.indices[i] for i in mine],
+                answers,
+                [task.references[i] for i in mine],
+                [task.questions[i] for i in mine],
+            )
+            predictions = sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
+            self.journal.write_prompts(task.name, task.indices, task.questions)
+            self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
+            for variant, figure in summarize(task.metric, predictions, task.questions).items():
+                scores.setdefault(variant, {})[task.name] = figure
+            self.progress.evaluated(round, task.name)
+        return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
+
+    def report(self, standing: Standing) -> dict[str, list[float | None]]:
+        """summary.json, report.md and its pictures of the finished rounds; the newest round's figures to the logger.
+
+        Gives OP, BWT and the other figures after every round.
+        """
+        variant, rows = self.config.metrics.variant, self.journal.rows(standing)
+        base, records = standing.base or {}, standing.rounds
+        untrained = [record["round"] for record in records if not record["phases"]]
+        figures = report.figures(rows, untrained)
+        summary = {
+            "complete": len(rows) == len(self.rounds),
+            "benchmark": self.config.benchmark.name,
+            "model": self.config.model.name,
+            "method": self.strategy.name,
+            "seed": self.config.seed,
+            "variant": variant,
+            "tasks": list(self.journal.tasks),
+            **figures,
+            "untrained_rounds": untrained,
+            "zero_shot": base.get("scores", {}).get(variant, {}),
+            "seconds": {
+                "training": to_ms(sum(r["seconds"] for r in records)),
+                "evaluation": to_ms(sum(r.get("evaluation_seconds", 0) for r in (base, *records))),
+            },
+        }
+        newest = dict(zip(self.journal.tasks, rows[-1], strict=False))
+        defined = {name: values[-1] for name, values in figures.items() if values[-1] is not None}
+        self.logger.log("round", len(rows), {**score_curves(newest), **defined})
+        self.journal.write_summary(summary)
+        report.write_report(self.journal.folder, rows, self.journal.tasks, records, summary)
+        return figures
+
+
+def told(loss: float, noted: Mapping[str, float]) -> dict[str, float]:
+    """The terms of the loss that the strategy told of, and what they leave to the task; nothing where there is none."""
+    return {"task_loss": loss - sum(noted.values()), **noted} if noted else {}
+
+
+def to_ms(seconds: float) -> float:
+    """Seconds with three decimals: what lies below is noise."""
+    return float(f"{seconds:.3f}")
