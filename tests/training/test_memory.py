@@ -94,6 +94,7 @@ def test_a_checkpointed_layer_keeps_its_input_as_wide_as_it_is(learning: bool) -
     assert counted[1] - counted[0] == sum(inputs[4:])
 
 
+@pytest.mark.distributed
 def test_two_ranks_hold_what_was_planned(tmp_path: Path) -> None:
     """Half of a model whose norms are small change; within 5% (what is measured is everything that is alive)."""
     sizes = {"hidden_size": 384, "intermediate_size": 1056}
