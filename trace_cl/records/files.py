@@ -76,7 +76,7 @@ def guard(path: Path) -> Iterator[None]:
         # Of the libraries written in Rust one raises its own, the tokenizers' a bare Exception.
         if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
             raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"{path} could not be written ({reason}): nothing finished is lost; mend that, and the same command goes on"
         ) from error
