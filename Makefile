@@ -28,6 +28,9 @@ bench: .venv/ready ## speed of training and scoring, as ratios; ARGS="benchmark=
 test: .venv/ready ## the tests; ARGS="-k name"
 	$(BIN)/python -m pytest $(ARGS)
 
+test-methods: .venv/ready ## every method in a whole run, killed and continued
+	$(BIN)/python -m pytest -m methods $(ARGS)
+
 test-distributed: .venv/ready ## what two ranks do, against one device
 	$(BIN)/python -m pytest -m "distributed and not whole_grid" $(ARGS)
 
@@ -91,4 +94,4 @@ table%: ## a table of the paper (3, 4, 7, 24 to 42): table3 MODEL=tiny SEEDS="1 
 
 tables: ## Tables 3 and 29 to 42
 
-.PHONY: help setup run results report bench test test-distributed test-grid test-crash test-fuzz lint audit docs package tables $(TABLES)
+.PHONY: help setup run results report bench test test-methods test-distributed test-grid test-crash test-fuzz lint audit docs package tables $(TABLES)

@@ -12,6 +12,7 @@ A round goes like this (`trace_cl/rounds.py`):
     answer, for every task seen so far
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,13 +52,14 @@ class Task(Protocol):
 class Round:
     """Round t of a run: `tasks` are tasks 1..t, of which the last is learned now; `instructions` is LIMA's place.
 
-    `last` says that no round follows it.
+    `last` says that no round follows it; an optimizer step learns from `global_batch` examples.
     """
 
     seed: int
     tasks: Sequence[Task]
     instructions: Sequence[Example]
     last: bool = False
+    global_batch: int = 1
 
     @property
     def number(self) -> int:
@@ -82,6 +84,10 @@ class Phase:
     name: str
     examples: Sequence[Example]
     epochs: int
+
+    def steps(self, global_batch: int) -> int:
+        """Its optimizer steps: an epoch's last batch may be smaller."""
+        return self.epochs * math.ceil(len(self.examples) / global_batch)
 
 
 @dataclass(frozen=True)
@@ -223,7 +229,7 @@ class Unsuitable(ValueError):
 LoadModel = Callable[[Path | None], PreTrainedModel]
 """Loads a model from a folder in Hugging Face layout, or (None) the base model that the run begins with."""
 
-Use = Literal["gradients", "weights", "snapshot", "changing_parameters"]
+Use = Literal["gradients", "weights", "snapshot", "changing_parameters", "whole_parameters"]
 
 
 class Strategy:
@@ -238,7 +244,8 @@ class Strategy:
 
     uses: frozenset[Use] = frozenset()
     """What it asks of the learner besides training: an engine that cannot give it says so before anything is loaded.
-    `changing_parameters`: what learns changes within a round."""
+    `changing_parameters`: what learns changes within a round. `whole_parameters`: it, or a library it stands on, looks
+    at parameters and gradients behind the learner's back, which takes a device that holds them whole."""
 
     uses_instructions: bool = False
     """Whether it learns from the general instruction set, so that the benchmark must have one."""
@@ -253,6 +260,9 @@ class Strategy:
 
     changes_architecture: bool = False
     """Whether it trains modules of its own instead of the model's."""
+
+    trains: bool = True
+    """Whether it ever learns anything."""
 
     def build(self, load: LoadModel, checkpoint: Path | None, rounds: Sequence[Round]) -> PreTrainedModel:
         """The model with whatever the strategy adds to it for all rounds: as the run begins with it, or as the round
@@ -295,6 +305,11 @@ class Strategy:
     def answer(self, task: Task, prompts: Sequence[list[int]], learner: Answerer) -> list[str]:
         """Answers to a task's prompts, in their order."""
         return learner.generate(prompts)
+
+    def unchanged(self, round: Round, task: Task) -> bool:
+        """Whether after this round nothing can have changed of its answers to a past task: they are then those of the
+        round before, and not asked for again."""
+        return False
 
     def extra_bytes(self, round: Round, trainable: int) -> Bytes:
         """What it keeps besides weights, gradients and optimizer, where so many numbers learn on the device."""

@@ -144,7 +144,12 @@ class HalfFineTuning:
     """Any strategy, with half of the parameters frozen each round. Everything else is the strategy's own."""
 
     def __init__(self, strategy: Strategy, selection: Selection) -> None:
-        """Raise Incompatible for a strategy whose trainable modules are not the model's own."""
+        """Raise Incompatible for a strategy that trains nothing, or modules that are not the model's own."""
+        if not strategy.trains:
+            raise Incompatible(
+                f"hft=true cannot be combined with strategy={strategy.name}: it trains nothing, whole or by halves; "
+                "set hft=false"
+            )
         if strategy.changes_architecture:
             raise Incompatible(
                 f"hft=true cannot be combined with strategy={strategy.name}: it changes the architecture (the "

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from .base import Unsuitable
+from .base import Learner, Parts, Unsuitable
 
 MEND = "move the run away and start anew"
 
@@ -29,3 +29,9 @@ def read_tensors(path: Path, expected: Mapping[str, Sequence[int]]) -> dict[str,
         if (here := list(found[name].shape)) != (wanted := list(expected[name])):
             raise Unsuitable(f"{path} holds {name} as {here}, where the model has {wanted}; {MEND}")
     return found
+
+
+def parts_of(model: nn.Module, learner: Learner) -> Parts:
+    """Another model's weights (a freshly loaded one's, whole on each rank), dealt out as the learner's: those of the
+    parameters that learn in this round."""
+    return learner.scatter({name: parameter.detach() for name, parameter in model.named_parameters()})

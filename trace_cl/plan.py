@@ -1,7 +1,6 @@
 """What a run will do, counted before it does it: the dry run, and what the progress bar measures itself against."""
 
 import json
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -48,11 +47,6 @@ from trace_cl.training.model import (
 from trace_cl.training.ranks import Ranks
 
 
-def optimizer_steps(phase: Phase, global_batch: int) -> int:
-    """Steps of a phase: an epoch's last batch may be smaller."""
-    return phase.epochs * math.ceil(len(phase.examples) / global_batch)
-
-
 def tokens(phases: Sequence[Phase]) -> int:
     """Tokens, prompts and answers, that a round trains on."""
     return sum(phase.epochs * sum(map(len, phase.examples)) for phase in phases)
@@ -97,7 +91,7 @@ def plan_round(strategy: Strategy, round: Round, model: PreTrainedModel, global_
         "epochs": round.task.epochs,
         "examples": len(round.task.train),
         "phases": [{"name": p.name, "examples": len(p.examples), "epochs": p.epochs} for p in phases],
-        "optimizer_steps": sum(optimizer_steps(phase, global_batch) for phase in phases),
+        "optimizer_steps": sum(phase.steps(global_batch) for phase in phases),
         "tokens": tokens(phases),
         "trainable_share": trainable_share(model),
         "trainable_parameters": count(set(model.parameters()), trainable=True),
@@ -118,7 +112,7 @@ class Needs:
 
     def hardest(self, layout: Layout, room: FreeMemory | None, activations: bool = True) -> tuple[Round, Memory]:
         """The round that needs most, and what each rank needs in it, where it has so much to itself (None: unknown)."""
-        rounds = self.benchmark.rounds(self.config.seed)
+        rounds = self.benchmark.rounds(self.config.seed, self.config.training.global_batch)
         on_gpu = room is not None and room.device is not None
         found = []
         for round in rounds:
@@ -263,7 +257,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     encoder = Encoder(tokenizer, config.training.total_tokens, config.evaluation.prompt_tokens)
     benchmark = counted or prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     device, dtype = device_and_dtype(config.device, config.model.dtype)
-    rounds = benchmark.rounds(config.seed)
+    rounds = benchmark.rounds(config.seed, config.training.global_batch)
     model = strategy.build(lambda _: build_on_meta(architecture, dtype), None, rounds)
     check_positions(model, benchmark.tasks)
     layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))

@@ -60,7 +60,7 @@ class Run:
     ranks: Ranks
 
     def __post_init__(self) -> None:
-        self.rounds = self.benchmark.rounds(self.config.seed)
+        self.rounds = self.benchmark.rounds(self.config.seed, self.config.training.global_batch)
         self.answers = Answers(self.journal.folder / "answers" / f"rank{self.ranks.rank}.jsonl", self.stop_if_asked)
         self.put_by_at = perf_counter()
         planned = [plan.tokens(self.strategy.phases(round)) for round in self.rounds]
@@ -77,7 +77,7 @@ class Run:
     def steps(self, rounds: int) -> int:
         """The optimizer steps of the first `rounds` rounds."""
         phases = [phase for round in self.rounds[:rounds] for phase in self.strategy.phases(round)]
-        return sum(plan.optimizer_steps(phase, self.config.training.global_batch) for phase in phases)
+        return sum(phase.steps(self.config.training.global_batch) for phase in phases)
 
     def go(self) -> None:
         """Every round that is not finished yet."""

@@ -119,7 +119,7 @@ def open_run(
             print(f"data: {finding}", file=sys.stderr)
 
     torch.manual_seed(stream(config.seed, "build"))
-    rounds = benchmark.rounds(config.seed)
+    rounds = benchmark.rounds(config.seed, config.training.global_batch)
     model = strategy.build(
         lambda folder: load_model(str(folder or location), dtype, config.model.source), standing.checkpoint, rounds
     )

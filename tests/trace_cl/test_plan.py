@@ -16,7 +16,7 @@ from trace_cl.build import build_strategy
 from trace_cl.config import as_dict
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
-from trace_cl.plan import Needs, optimizer_steps, render, settle, tokens
+from trace_cl.plan import Needs, render, settle, tokens
 from trace_cl.strategies.base import Example, Phase
 from trace_cl.training.free_memory import FreeMemory
 from trace_cl.training.layout import Layout
@@ -27,8 +27,8 @@ EXAMPLE = Example([1], [2])
 
 
 def test_an_epochs_last_batch_may_be_smaller() -> None:
-    assert optimizer_steps(Phase("a", [EXAMPLE] * 12, 5), 5) == 15
-    assert optimizer_steps(Phase("a", [EXAMPLE] * 10, 3), 5) == 6
+    assert Phase("a", [EXAMPLE] * 12, 5).steps(5) == 15
+    assert Phase("a", [EXAMPLE] * 10, 3).steps(5) == 6
 
 
 PLAN = {
@@ -87,7 +87,7 @@ def needs_of(*overrides: str) -> Needs:
     benchmark = Benchmark([replace(task, name=name) for name in TASKS], [example] * 200, {})
     strategy = build_strategy(config)
     sizes = AutoConfig.for_model(**as_dict(config.model.architecture))
-    model = strategy.build(lambda _: build_on_meta(sizes, torch.bfloat16), None, benchmark.rounds(1))
+    model = strategy.build(lambda _: build_on_meta(sizes, torch.bfloat16), None, benchmark.rounds(1, 8))
     return Needs(config, strategy, benchmark, model, torch.bfloat16)
 
 

@@ -53,6 +53,13 @@ METHODS = {
     "progressive_prompts": ("strategy=progressive_prompts",),
     "joint": ("strategy=joint",),
     "merging": ("strategy._target_=ranks.Merging",),
+    # bounds
+    # penalties, merging
+    # gradients, freezing
+    # memories
+    # prompts
+    # low-rank adapters
+    # peft's
 }
 """A directory's name, with what tells variants of it apart, and what it is asked for by."""
 

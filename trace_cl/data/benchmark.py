@@ -43,10 +43,13 @@ class Benchmark:
     instructions: list[Example]
     checksums: dict[str, str]
 
-    def rounds(self, seed: int) -> list[Round]:
+    def rounds(self, seed: int, global_batch: int) -> list[Round]:
         """Rounds 1..T as a strategy sees them."""
         count = len(self.tasks)
-        return [Round(seed, self.tasks[:t], self.instructions, last=t == count) for t in range(1, count + 1)]
+        return [
+            Round(seed, self.tasks[:t], self.instructions, last=t == count, global_batch=global_batch)
+            for t in range(1, count + 1)
+        ]
 
 
 def load_data(config: BenchmarkConfig, instructions: bool) -> dict[str, TaskData]:

@@ -35,6 +35,11 @@ def check(settings: EngineConfig, ranks: int, uses: Collection[Use]) -> None:
                 "this strategy changes within a round which parameters learn, and DeepSpeed cannot: "
                 "set engine=torch, on one device"
             )
+        if "whole_parameters" in uses:
+            raise UserError(
+                "this strategy works on whole parameters and gradients, and DeepSpeed deals them out: "
+                "set engine=torch, on one device"
+            )
         if "snapshot" in uses and settings.gather is False:
             raise UserError(
                 "engine.gather=false leaves no device a whole model, and this strategy keeps a frozen one: "
