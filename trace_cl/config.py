@@ -107,7 +107,7 @@ class BenchmarkConfig:
 
 @dataclass
 class ModelConfig:
-    """A model, and the rates that suit it: `training.learning_rate` is one of the two."""
+    """A model, and what suits it: `training.learning_rate` is one of the two rates."""
 
     name: str = MISSING
     """Its name in paths and tables."""
@@ -121,6 +121,9 @@ class ModelConfig:
     """The learning rate of its own weights."""
     adapter_learning_rate: float | None = None
     """The learning rate of an adapter that is trained in their stead."""
+    adapter_targets: list[str] | None = field(default_factory=lambda: ["q_proj", "v_proj"])
+    """The matrices that an adapter stands beside, by the ends of their names; `null`: those that peft adapts in such an
+    architecture."""
     dtype: str | None = None
     """What weights are held and computed in: `bf16`, `fp32`; `null`: bf16 on a GPU, else fp32."""
 

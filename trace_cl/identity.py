@@ -42,6 +42,9 @@ DEFINITION = {"benchmark": ("benchmark.tasks", "benchmark.instructions", "traini
 RATES = ("learning_rate", "adapter_learning_rate")
 """A model's, of which `training.learning_rate` is one."""
 
+SUITED = (*RATES, "adapter_targets")
+"""What suits a model, and the settings of training and of adapters are taken from."""
+
 SHORT = {"training.learning_rate": "lr", "strategy._target_": "target"}
 
 LONGEST, SPELLED = 66, 48
@@ -75,8 +78,8 @@ def own_settings(
         "model": str(settings.get("model.name")),
     }
     known = {group for group, name in names.items() if name in _choices(group)}
-    rates = [("model" not in known and settings.get(f"model.{key}")) or 0.0 for key in RATES]
-    own = dict(_composed(*names.values(), *rates))
+    said = {key: settings[f"model.{key}"] for key in SUITED if "model" not in known and f"model.{key}" in settings}
+    own = dict(_composed(*names.values(), json.dumps(said)))
     if "strategy" not in known:
         own |= {key: value for key, value in settings.items() if _within(key, ("strategy",))}
         own |= arguments or {}
@@ -134,15 +137,16 @@ def method_name(method: str, settings: Mapping[str, Any], own: Mapping[str, Any]
 
 
 @cache
-def _composed(strategy: str, benchmark: str, model: str, *rates: float) -> dict[str, Any]:
-    """What the files of these choices say, with dotted keys; one that has no file says nothing, and a model of one's
-    own has these rates."""
+def _composed(strategy: str, benchmark: str, model: str, suited: str) -> dict[str, Any]:
+    """What the files of these choices say, with dotted keys; one that has no file says nothing, and what suits a model
+    of one's own is given, as JSON."""
     files = [
         _choices(group)[name]
         for group, name in (("strategy", strategy), ("benchmark", benchmark), ("model", model))
         if name in _choices(group)
     ]
-    given = {"model": dict(zip(RATES, rates, strict=True))}
+    said = json.loads(suited)
+    given = {"model": said | {rate: said.get(rate) or 0.0 for rate in RATES}}
     merged = OmegaConf.merge(OmegaConf.structured(Config), given, *files)
     assert isinstance(merged, DictConfig)
     return schema_defaults() | dict(flatten(as_dict(merged)))

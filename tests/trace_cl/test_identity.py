@@ -137,6 +137,10 @@ def test_a_benchmark_and_a_model_of_ones_own_are_what_they_say() -> None:
     assert place(*own, "training.learning_rate=0.5") == "mine/mymodel/seqft-lr0.5/seed1"
     assert place(*own, "benchmark.order=[FOMC]") == "mine/mymodel/seqft-order_FOMC/seed1"
     assert place(*own, "benchmark.max_test=5") == "mine/mymodel/seqft-max_test5/seed1"
+    adapter = (*own, "strategy=lora_seqft", "model.adapter_learning_rate=0.1")
+    for targets in ("[k_proj]", "null"):
+        assert place(*adapter, f"model.adapter_targets={targets}") == "mine/mymodel/lora_seqft/seed1"
+    assert place(*adapter, "strategy.target_modules=[k_proj]") == "mine/mymodel/lora_seqft-target_modules_k_proj/seed1"
 
 
 SETTINGS = dict(flatten(as_dict(compose("strategy=gem"))))

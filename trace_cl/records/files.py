@@ -43,10 +43,11 @@ FREE = (
     "engine",
     "model.learning_rate",
     "model.adapter_learning_rate",
+    "model.adapter_targets",
     "logger",
 )
 """Settings, or groups of them, a run may continue under others of: where things lie or are logged, how fast they go,
-and the rates of which `training.learning_rate` is the one in use."""
+and what suits the model, of which other settings say what is in use."""
 
 
 def write(path: Path, content: str | bytes) -> None:
