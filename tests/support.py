@@ -91,6 +91,7 @@ class FakeTask:
     name: str
     seed: int
     epochs: int = 1
+    answer_tokens: int = 8
     train: list[Example] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -7,9 +7,10 @@ Inside a round a run goes on by walking through the steps that are done without 
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from time import perf_counter
 from typing import Any
@@ -25,8 +26,10 @@ from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
 from trace_cl.records.answers import Answers
+from trace_cl.records.files import whole
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, score_curves, training_curves
+from trace_cl.records.predictions import Prediction, read_predictions
 from trace_cl.records.progress import Progress
 from trace_cl.records.seal import SEAL, unsealed
 from trace_cl.records.terms import Terms
@@ -46,7 +49,8 @@ from trace_cl.training.ranks import Ranks, on_the_first
 
 @dataclass
 class Run:
-    """A run with everything at hand; the model's weights are what `standing` says of them."""
+    """A run with everything at hand; the model's weights are what `standing` says of them, and `build_base` gives a
+    model as the run begins with it."""
 
     config: DictConfig
     strategy: Strategy
@@ -55,6 +59,7 @@ class Run:
     logger: Logger
     benchmark: Benchmark
     model: PreTrainedModel
+    build_base: Callable[[], PreTrainedModel]
     tokenizer: PreTrainedTokenizerBase
     engine: Engine
     ranks: Ranks
@@ -103,6 +108,10 @@ class Run:
         """Learn the round's task, and put the result where a resumed run finds it."""
         began = perf_counter()
         half = on_the_first(self.ranks, self.halfway)
+        if self.strategy.begins_anew and self.trained:
+            del self.model  # there may be no room for two
+            self.model = self.build_base()
+            self.engine.to_devices(self.model)
         self.journal.begin_steps(round.number, half["step"])
         torch.manual_seed(stream(self.config.seed, "round", round.number))
         plan.select_first(self.strategy, round, self.model)
@@ -289,7 +298,7 @@ class Run:
         self.commit(standing)
 
     def evaluate(self, round: int, tasks: Sequence[Task]) -> dict[str, Any]:
-        """Answer and score these tasks, each rank its share of the examples; keep every answer.
+        """Score these tasks on every answer, and keep them all: those that cannot have changed are the last round's.
 
         Gives the mean scores by variant and task, and the time.
         """
@@ -297,29 +306,56 @@ class Run:
         scores: dict[str, dict[str, float]] = {}
         for task in tasks:
             self.progress.evaluating(round, task.name)
-            mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
-            answerer = replace(
-                self.answerer(task),
-                settled=settled_by(task.metric, task.references),
-                kept=self.answers.of(f"{round}/{task.name}"),
-            )
-            with suppress(Stopped):  # the others have answers to give yet
-                answers = self.strategy.answer(task, [task.prompts[i] for i in mine], answerer)
-            self.stop_together()
-            scored = score(
-                task.metric,
-                [task.indices[i] for i in mine],
-                answers,
-                [task.references[i] for i in mine],
-                [task.questions[i] for i in mine],
-            )
-            predictions = sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
+            past = round > 0 and task is not tasks[-1]
+            if past and self.strategy.unchanged(self.rounds[round - 1], task):
+                predictions = on_the_first(self.ranks, partial(self.given, round - 1, task))
+            else:
+                predictions = self.asked_for(round, task)
             self.journal.write_prompts(task.name, task.indices, task.questions)
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
                 scores.setdefault(variant, {})[task.name] = figure
             self.progress.evaluated(round, task.name)
         return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
+
+    def asked_for(self, round: int, task: Task) -> list[Prediction]:
+        """A task's answers now, each rank its share of the examples; before any round (0) those of the model alone."""
+        mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
+        answerer = replace(
+            self.answerer(task),
+            settled=settled_by(task.metric, task.references),
+            kept=self.answers.of(f"{round}/{task.name}"),
+        )
+        prompts = [task.prompts[i] for i in mine]
+        with suppress(Stopped):  # the others have answers to give yet
+            answers = self.strategy.answer(task, prompts, answerer) if round else answerer.generate(prompts)
+        self.stop_together()
+        scored = score(
+            task.metric,
+            [task.indices[i] for i in mine],
+            answers,
+            [task.references[i] for i in mine],
+            [task.questions[i] for i in mine],
+        )
+        return sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
+
+    def given(self, round: int, task: Task) -> list[Prediction]:
+        """A task's answers as they were kept after an earlier round, scored as they were then.
+
+        Raises UserError where they are not those that the round wrote: the model that gave them may be gone.
+        """
+        path = self.journal.folder / "predictions" / f"round{round}" / f"{task.name}.jsonl"
+        lines = read_predictions(path) if whole(path, path.exists) else []
+        if [line["index"] for line in lines] == task.indices:
+            answers = [line["prediction"] for line in lines]
+            predictions = score(task.metric, task.indices, answers, task.references, task.questions)
+            then = {v: scores[task.name] for v, scores in self.standing.rounds[round - 1]["scores"].items()}
+            if summarize(task.metric, predictions, task.questions) == then:
+                return predictions
+        raise UserError(
+            f"{path} is not what the run wrote, and round {round + 1} takes its answers over: put the file back, or "
+            f"move {self.journal.folder} away and start anew"
+        )
 
     def report(self, standing: Standing) -> dict[str, list[float | None]]:
         """summary.json, report.md and its pictures of the finished rounds; the newest round's figures to the logger.
