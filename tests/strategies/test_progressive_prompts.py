@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import FakeTask
+from support import FakeTask, results
 from transformers import LlamaForCausalLM
 
 from trace_cl.strategies.base import Round
@@ -65,8 +65,14 @@ def test_this_rounds_prompt_alone_learns(small_model: Path) -> None:
     assert [name for name, p in model.named_parameters() if not torch.equal(p, before[name])] == names
 
 
-def test_the_answers_to_a_task_are_those_just_after_it_was_learned(run: Callable[..., Path]) -> None:
-    folder = run("strategy=progressive_prompts", "training.learning_rate=0.3", method="progressive_prompts")
+def test_the_answers_to_a_task_are_those_just_after_it_was_learned(
+    run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are taken over; asked for again they are, to the byte, the same."""
+    settings = ("strategy=progressive_prompts", "training.learning_rate=0.3")
+    folder = run(*settings, method="progressive_prompts")
+    monkeypatch.setattr(ProgressivePrompts, "unchanged", lambda *_: False)
+    assert results(run(*settings, f"runs_dir={tmp_path / 'again'}")) == results(folder)
     for t, task in enumerate(("C-STANCE", "FOMC", "MeetingBank"), start=1):
         own, *later = [(folder / "predictions" / f"round{r}" / f"{task}.jsonl").read_bytes() for r in range(t, 4)]
         assert all(answers == own for answers in later)

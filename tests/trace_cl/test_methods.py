@@ -27,7 +27,10 @@ METHODS = [
     ("lwf+hft", ("strategy=lwf", "hft=true")),
     ("progressive_prompts", ("strategy=progressive_prompts", "strategy.prompt_tokens=3")),
     ("joint", ("strategy=joint",)),
-    # bounds
+    ("single_task", ("strategy=single_task",)),
+    ("single_task+hft", ("strategy=single_task", "hft=true")),
+    ("zero_shot", ("strategy=zero_shot",)),
+    ("icl", ("strategy=icl", "strategy.demonstrations=2")),
     # penalties, merging
     # gradients, freezing
     # memories
@@ -56,6 +59,6 @@ def test_killed_inside_rounds_and_between_them_and_continued(
                 run(*again)
             except Killed:
                 kills += 1
-    assert kills == (4 if method != "joint" else 2)  # whose first rounds train nothing
+    assert kills == (2 if method in ("joint", "zero_shot", "icl") else 4)  # whose first rounds train nothing
     run(*again)
     assert everything(only_run(tmp_path / "again")) == whole
