@@ -50,7 +50,7 @@ from trace_cl.training.ranks import Ranks, on_the_first
 @dataclass
 class Run:
     """A run with everything at hand; the model's weights are what `standing` says of them, and `build_base` gives a
-    model as the run begins with it."""
+    model as the run begins with it. Without what the strategy adds its parameters take `base_bytes`."""
 
     config: DictConfig
     strategy: Strategy
@@ -60,6 +60,7 @@ class Run:
     benchmark: Benchmark
     model: PreTrainedModel
     build_base: Callable[[], PreTrainedModel]
+    base_bytes: int
     tokenizer: PreTrainedTokenizerBase
     engine: Engine
     ranks: Ranks
@@ -115,7 +116,7 @@ class Run:
         self.journal.begin_steps(round.number, half["step"])
         torch.manual_seed(stream(self.config.seed, "round", round.number))
         plan.select_first(self.strategy, round, self.model)
-        record = plan.plan_round(self.strategy, round, self.model, self.config.training.global_batch)
+        record = plan.plan_round(self.strategy, round, self.model, self.base_bytes, self.config.training.global_batch)
         self.terms = Terms(self.strategy.terms if round.past else ())
         for line in on_the_first(self.ranks, lambda: self.journal.steps(round.number)):
             self.terms.add(line)
@@ -371,6 +372,7 @@ class Run:
             "benchmark": self.config.benchmark.name,
             "model": self.config.model.name,
             "method": self.strategy.name,
+            "needs_task_id": self.strategy.needs_task_id,
             "seed": self.config.seed,
             "variant": variant,
             "tasks": list(self.journal.tasks),

@@ -32,7 +32,9 @@ from trace_cl.strategies.base import Strategy, Unsuitable
 from trace_cl.strategies.streams import stream
 from trace_cl.training import engines
 from trace_cl.training.engine import Optimization
+from trace_cl.training.folder import build_on_meta, read_config
 from trace_cl.training.model import (
+    bytes_of,
     check_positions,
     cut_matters,
     device_and_dtype,
@@ -154,6 +156,7 @@ def open_run(
         benchmark=benchmark,
         model=model,
         build_base=partial(build, None),
+        base_bytes=bytes_of(build_on_meta(read_config(Path(location)), dtype)),
         tokenizer=tokenizer,
         engine=engine,
         ranks=ranks,

@@ -93,6 +93,23 @@ def test_the_report_says_why_a_figure_is_undefined(tmp_path: Path) -> None:
     assert "undefined" not in (tmp_path / "report.md").read_text()
 
 
+def test_the_report_says_what_the_method_is_told(tmp_path: Path) -> None:
+    about = {"benchmark": "b", "model": "m", "seed": 1, "variant": "standard", "complete": True, "zero_shot": {}}
+    record = {
+        **{"round": 1, "task": "a", "trainable_share": 0.0, "optimizer_steps": 0, "tokens": 0, "final_loss": 0.5},
+        **{"seconds": 0.0, "evaluation_seconds": 1.0, "strategy": {}},
+    }
+    for said, sentence in (
+        ({"needs_task_id": True}, "this method has to be told which task a text belongs to"),
+        ({"needs_task_id": False}, "this method is not told which task a text belongs to"),
+        ({}, ""),
+    ):
+        write_report(tmp_path, [[10.0]], ["a"], [record], {**about, **said})
+        text = (tmp_path / "report.md").read_text()
+        assert sentence in text
+        assert text.count("which task a text") == (1 if sentence else 0)
+
+
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [

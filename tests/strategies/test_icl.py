@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import results
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from trace_cl.evaluation import Generator
 from trace_cl.strategies.base import Example, Round
 from trace_cl.strategies.icl import ICL
 
@@ -54,7 +56,7 @@ TEXT = [START, 20, 21, 22]
 
 def built(task: Labelled, seed: int = 1, positions: int = 2048, **settings: int) -> ICL:
     """The strategy with a model of so many positions, whose weights do not matter."""
-    sizes = {"vocab_size": 200, "hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 1}
+    sizes: dict[str, Any] = {"vocab_size": 200, "hidden_size": 2, "intermediate_size": 2, "num_hidden_layers": 1}
     config = LlamaConfig(**sizes, num_attention_heads=1, max_position_embeddings=positions, bos_token_id=START)
     strategy = ICL(**settings)
     strategy.build(lambda _: LlamaForCausalLM(config), None, [Round(seed, [task], [])])
@@ -127,14 +129,24 @@ def test_an_answer_ends_where_the_next_demonstration_would_begin() -> None:
     assert built(task, demonstrations=0).answer(task, [TEXT], Echo(says)) == [says], "none was shown"
 
 
-def test_without_demonstrations_it_is_zero_shot_byte_for_byte(run: Callable[..., Path]) -> None:
-    one = "benchmark.order=[FOMC]"
-    base = run("strategy=zero_shot", one, method="zero_shot")
-    assert results(run("strategy=icl", "strategy.demonstrations=0", one, method="icl")) == results(base)
-    asked = run("strategy=icl", one, method="icl")
-    before, after = (f"predictions/round{t}/FOMC.jsonl" for t in (0, 1))
-    assert (asked / after).read_bytes() != (base / after).read_bytes()
-    assert (asked / before).read_bytes() == (base / before).read_bytes(), "round 0 is the base model's, as it is"
+def test_without_demonstrations_it_is_zero_shot_byte_for_byte(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, lengths = "benchmark.order=[FOMC]", list[int]()
+    generate = Generator.generate
+
+    def noting(self: Generator, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
+        lengths.append(min(map(len, prompts)))
+        return generate(self, prompts, tokens)
+
+    monkeypatch.setattr(Generator, "generate", noting)
+    base = results(run("strategy=zero_shot", one, method="zero_shot"))
+    assert results(run("strategy=icl", "strategy.demonstrations=0", one, method="icl")) == base
+    assert len(set(lengths)) == 1
+    run("strategy=icl", one, method="icl")
+    before, after = lengths[-2:]
+    assert before == lengths[0], "round 0 is the base model's, as it is"
+    assert after > 3 * before
 
 
 @pytest.mark.parametrize("setting", ["demonstrations=-1", "prompt_tokens=0"])

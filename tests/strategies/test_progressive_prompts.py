@@ -1,6 +1,7 @@
 """Progressive prompts: what is read before a text, what of it learns, and that nothing learned is lost."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,7 +74,11 @@ def test_the_answers_to_a_task_are_those_just_after_it_was_learned(
     folder = run(*settings, method="progressive_prompts")
     monkeypatch.setattr(ProgressivePrompts, "unchanged", lambda *_: False)
     assert results(run(*settings, f"runs_dir={tmp_path / 'again'}")) == results(folder)
+    assert json.loads((folder / "summary.json").read_text())["needs_task_id"] is True
+    assert "this method has to be told which task a text belongs to" in (folder / "report.md").read_text()
     for t, task in enumerate(("C-STANCE", "FOMC", "MeetingBank"), start=1):
+        extra = json.loads((folder / "rounds" / f"round{t}.json").read_text())["extra_bytes"]
+        assert extra == {"device": 3 * 10 * 16 * 4, "host": 0}, "all rounds' prompts are there from the beginning"
         own, *later = [(folder / "predictions" / f"round{r}" / f"{task}.jsonl").read_bytes() for r in range(t, 4)]
         assert all(answers == own for answers in later)
     assert not (folder / "checkpoint" / "model.safetensors").exists()

@@ -12,6 +12,7 @@ from support import TASKS
 from trace_cl import rounds
 from trace_cl.data.batches import Encoder, global_batches
 from trace_cl.errors import UserError
+from trace_cl.strategies.base import Round
 from trace_cl.strategies.hft import parameters_of, select
 from trace_cl.strategies.selection import Selection
 from trace_cl.training.engine import Optimization
@@ -58,7 +59,7 @@ def test_earlier_answers_that_are_not_what_was_written_are_refused(run: Run, mon
     """The model that gave them is gone: who asked the one at hand would take its answers for theirs."""
     finish = rounds.Run.finish
 
-    def finish_whatever_happens(self: rounds.Run, round: rounds.Round) -> None:
+    def finish_whatever_happens(self: rounds.Run, round: Round) -> None:
         if round.number == 2:
             task = self.benchmark.tasks[0]
             path = self.journal.folder / "predictions" / "round1" / f"{task.name}.jsonl"

@@ -8,7 +8,9 @@ from support import TASKS, compose, results
 
 from trace_cl import rounds
 from trace_cl.build import build_strategy
+from trace_cl.data.benchmark import Task
 from trace_cl.errors import UserError
+from trace_cl.records.predictions import Prediction
 
 
 def test_every_row_is_the_base_models(
@@ -19,7 +21,7 @@ def test_every_row_is_the_base_models(
     asked = list[str]()
     ask = rounds.Run.asked_for
 
-    def noting(self: rounds.Run, round: int, task: rounds.Task) -> list[rounds.Prediction]:
+    def noting(self: rounds.Run, round: int, task: Task) -> list[Prediction]:
         asked.append(f"{round}/{task.name}")
         return ask(self, round, task)
 
