@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from time import perf_counter
 from typing import Any
@@ -95,6 +94,7 @@ class Run:
         for round in self.rounds[self.standing.finished :]:
             if self.standing.trained is None:
                 self.refuse_without_space(round)
+                self.taken_over(round)  # which refuses before the round is trained, not after
                 self.train(round)
             self.finish(round)
 
@@ -305,13 +305,10 @@ class Run:
         """
         began = perf_counter()
         scores: dict[str, dict[str, float]] = {}
+        given = self.taken_over(self.rounds[round - 1]) if round else {}
         for task in tasks:
             self.progress.evaluating(round, task.name)
-            past = round > 0 and task is not tasks[-1]
-            if past and self.strategy.unchanged(self.rounds[round - 1], task):
-                predictions = on_the_first(self.ranks, partial(self.given, round - 1, task))
-            else:
-                predictions = self.asked_for(round, task)
+            predictions = given[task.name] if task.name in given else self.asked_for(round, task)
             self.journal.write_prompts(task.name, task.indices, task.questions)
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
@@ -339,6 +336,12 @@ class Run:
             [task.questions[i] for i in mine],
         )
         return sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
+
+    def taken_over(self, round: Round) -> dict[str, list[Prediction]]:
+        """By task the answers of the round before that this one cannot change. Raises as `given`."""
+        past = [task for task in self.benchmark.tasks[: len(round.past)] if self.strategy.unchanged(round, task)]
+        before = round.number - 1
+        return on_the_first(self.ranks, lambda: {task.name: self.given(before, task) for task in past})
 
     def given(self, round: int, task: Task) -> list[Prediction]:
         """A task's answers as they were kept after an earlier round, scored as they were then.

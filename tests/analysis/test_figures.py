@@ -51,7 +51,7 @@ def test_a_fourth_figure_stands_everywhere(
 
     where = ["--runs", str(tmp_path / "runs")]
     assert summary.main([*where, "--benchmark", "trace"]) == 0
-    assert f" {texts[-1]} |\n" in capsys.readouterr().out
+    assert f" {texts[-1]} | " in capsys.readouterr().out
     at_its_own_setting = tmp_path / "own" / "trace" / "tiny" / "seqft" / "seed1"
     at_its_own_setting.mkdir(parents=True)
     shutil.copy(folder / "matrix.csv", at_its_own_setting)

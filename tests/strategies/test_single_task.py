@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import TASKS
+from support import TASKS, Killed, killed_after
 
 from trace_cl import rounds
 from trace_cl.data.batches import Encoder, global_batches
 from trace_cl.errors import UserError
-from trace_cl.strategies.base import Round
 from trace_cl.strategies.hft import parameters_of, select
 from trace_cl.strategies.selection import Selection
 from trace_cl.training.engine import Optimization
@@ -55,30 +55,32 @@ def test_every_round_begins_with_the_base_model(run: Run, small_model: Path, sma
     assert summary["OP"] == summary["learned"]
 
 
-def test_earlier_answers_that_are_not_what_was_written_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model that gave them is gone: who asked the one at hand would take its answers for theirs."""
-    finish = rounds.Run.finish
-
-    def finish_whatever_happens(self: rounds.Run, round: Round) -> None:
-        if round.number == 2:
-            task = self.benchmark.tasks[0]
-            path = self.journal.folder / "predictions" / "round1" / f"{task.name}.jsonl"
-            whole = path.read_text()
-            first, *others = whole.splitlines(keepends=True)
-            line = json.loads(first)
-            better = json.dumps(line | {"prediction": line["reference"]}) + "\n"
-            moved = json.dumps(line | {"index": 7}) + "\n"
-            for lines in ([], others, [first[:20], *others], [better, *others], [moved, *others]):
-                path.unlink(missing_ok=True)
-                if lines:
-                    path.write_text("".join(lines))
-                with pytest.raises(UserError, match=rf"round1/{task.name}\.jsonl is ") as refused:
-                    finish(self, round)
-                assert "\n" not in str(refused.value)
-            path.write_text(whole)
-        finish(self, round)
-
-    monkeypatch.setattr(rounds.Run, "finish", finish_whatever_happens)
-    settings = ("evaluation.zero_shot=false", f"benchmark.order=[{TASKS[0]},{TASKS[1]}]")
-    folder = run("strategy=single_task", *settings, method="single_task")
+def test_earlier_answers_that_are_not_what_was_written_are_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model that gave them is gone: who asked the one at hand would take its answers for theirs. It is refused
+    before the next task is learned."""
+    settings = ("strategy=single_task", "evaluation.zero_shot=false", f"benchmark.order=[{TASKS[0]},{TASKS[1]}]")
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds.Run, "finish", killed_after(rounds.Run.finish))
+        with suppress(Killed):
+            run(*settings)
+    [path] = tmp_path.rglob("predictions/round1/*.jsonl")
+    whole = path.read_text()
+    first, *others = whole.splitlines(keepends=True)
+    line = json.loads(first)
+    better = json.dumps(line | {"prediction": line["reference"]}) + "\n"
+    moved = json.dumps(line | {"index": 7}) + "\n"
+    for lines in ([], others, [first[:20], *others], [better, *others], [moved, *others]):
+        path.unlink()
+        if lines:
+            path.write_text("".join(lines))
+        with monkeypatch.context() as patch:
+            patch.setattr(rounds.Run, "train", lambda *_: pytest.fail("it trains"))
+            with pytest.raises(UserError) as refused:
+                run(*settings)
+        assert str(refused.value).startswith(f"{path} is ")
+        assert "\n" not in str(refused.value)
+    path.write_text(whole)
+    folder = run(*settings, method="single_task")
     assert len((folder / "matrix.csv").read_text().splitlines()) == 3

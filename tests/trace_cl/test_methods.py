@@ -39,6 +39,9 @@ METHODS = [
     # peft's
 ]
 
+UNTRAINED = ("zero_shot", "icl")
+"""In whose runs there is no step to be killed in."""
+
 
 @pytest.mark.parametrize(("method", "overrides"), METHODS)
 def test_killed_inside_rounds_and_between_them_and_continued(
@@ -53,12 +56,14 @@ def test_killed_inside_rounds_and_between_them_and_continued(
         (TorchLearner, "step", killed_at(TorchLearner.step, 8)),
         (runner.Run, "evaluate", killed_at(runner.Run.evaluate, 1)),
     ):
+        if owner is TorchLearner and method in UNTRAINED:
+            continue
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, dies)
             try:
                 run(*again)
             except Killed:
                 kills += 1
-    assert kills == (2 if method in ("joint", "zero_shot", "icl") else 4)  # whose first rounds train nothing
+    assert kills == (2 if method in ("joint", *UNTRAINED) else 4)  # joint's first rounds train nothing
     run(*again)
     assert everything(only_run(tmp_path / "again")) == whole
