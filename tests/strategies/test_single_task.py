@@ -72,7 +72,7 @@ def test_earlier_answers_that_are_not_what_was_written_are_refused(
     better = json.dumps(line | {"prediction": line["reference"]}) + "\n"
     moved = json.dumps(line | {"index": 7}) + "\n"
     for lines in ([], others, [first[:20], *others], [better, *others], [moved, *others]):
-        path.unlink()
+        path.unlink(missing_ok=True)
         if lines:
             path.write_text("".join(lines))
         with monkeypatch.context() as patch:
