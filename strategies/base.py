@@ -45,6 +45,9 @@ class Task(Protocol):
     def epochs(self) -> int: ...
 
     @property
+    def answer_tokens(self) -> int: ...
+
+    @property
     def train(self) -> Sequence[Example]: ...
 
 
@@ -149,6 +152,10 @@ class Answerer(Protocol):
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
         """Greedy answers to prompts of token ids, whole texts of at most `tokens` tokens. By default what the task's
         score needs: while answers are scored, they end where nothing that follows can change it."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """A text's token ids, without a start or end token."""
         ...
 
 
@@ -260,6 +267,9 @@ class Strategy:
 
     changes_architecture: bool = False
     """Whether it trains modules of its own instead of the model's."""
+
+    begins_anew: bool = False
+    """Whether every round begins with the model as the run began with it, and not as the round before left it."""
 
     trains: bool = True
     """Whether it ever learns anything."""

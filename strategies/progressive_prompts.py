@@ -96,6 +96,10 @@ class ProgressivePrompts(Strategy):
         before = self.prefix(self.numbers[task.name])
         return learner.generate([[*before, *prompt] for prompt in prompts])
 
+    def unchanged(self, round: Round, task: Task) -> bool:
+        """What a past task's texts are read behind learns no more."""
+        return True
+
     def prefix(self, number: int) -> list[int]:
         """The ids of P_number, …, P_1."""
         return [

@@ -60,7 +60,8 @@ def results(folder: Path) -> dict[str, bytes]:
 def everything(folder: Path) -> dict[str, object]:
     """What a run that was interrupted must share with one that was not: results, weights, and every step but its
     clock."""
-    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    trained = folder / "train.jsonl"
+    steps = [json.loads(line) for line in trained.read_text().splitlines()] if trained.exists() else []
     weights = {file.name: file.read_bytes() for file in (folder / "checkpoint").glob("*.safetensors")}
     timeless = [{key: value for key, value in step.items() if key != "seconds"} for step in steps]
     return {**results(folder), **weights, "train.jsonl": timeless}
@@ -91,6 +92,7 @@ class FakeTask:
     name: str
     seed: int
     epochs: int = 1
+    answer_tokens: int = 8
     train: list[Example] = field(init=False)
 
     def __post_init__(self) -> None:

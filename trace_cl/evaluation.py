@@ -73,6 +73,11 @@ class Generator:
             None if self.kept is None else _KeptOfCall(self.kept, number),
         )
 
+    def encode(self, text: str) -> list[int]:
+        """A text's token ids, without a start or end token."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
 
 @dataclass(frozen=True)
 class _KeptOfCall:

@@ -36,6 +36,7 @@ from trace_cl.training.memory import (
     largest_micro_batch,
 )
 from trace_cl.training.model import (
+    bytes_of,
     check_positions,
     count,
     device_and_dtype,
@@ -82,9 +83,17 @@ def select(strategy: Strategy, round: Round, step: int, model: PreTrainedModel) 
     return True
 
 
-def plan_round(strategy: Strategy, round: Round, model: PreTrainedModel, global_batch: int) -> dict[str, Any]:
-    """What a round trains, on what, for how many steps; `select_first` has let its parameters learn."""
+def plan_round(
+    strategy: Strategy, round: Round, model: PreTrainedModel, base_bytes: int, global_batch: int
+) -> dict[str, Any]:
+    """What a round trains, on what, for how many steps; `select_first` has let its parameters learn.
+
+    `extra_bytes` is what the method keeps besides weights, gradients and optimizer, as on one device, and what it has
+    added to the parameters of the base model, which are `base_bytes`.
+    """
     phases = strategy.phases(round)
+    learning = count(set(model.parameters()), trainable=True)
+    extra = strategy.extra_bytes(round, learning)
     return {
         "round": round.number,
         "task": round.task.name,
@@ -94,8 +103,9 @@ def plan_round(strategy: Strategy, round: Round, model: PreTrainedModel, global_
         "optimizer_steps": sum(phase.steps(global_batch) for phase in phases),
         "tokens": tokens(phases),
         "trainable_share": trainable_share(model),
-        "trainable_parameters": count(set(model.parameters()), trainable=True),
+        "trainable_parameters": learning,
         "frozen_modules": frozen_modules(model),
+        "extra_bytes": {"device": extra.device + bytes_of(model) - base_bytes, "host": extra.host},
     }
 
 
@@ -258,13 +268,14 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     benchmark = counted or prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     rounds = benchmark.rounds(config.seed, config.training.global_batch)
+    base_bytes = bytes_of(build_on_meta(architecture, dtype))
     model = strategy.build(lambda _: build_on_meta(architecture, dtype), None, rounds)
     check_positions(model, benchmark.tasks)
     layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
     planned = []
     for round in rounds:
         select_first(strategy, round, model)
-        planned.append(plan_round(strategy, round, model, config.training.global_batch))
+        planned.append(plan_round(strategy, round, model, base_bytes, config.training.global_batch))
 
     needs = Needs(config, strategy, benchmark, model, dtype)
     room = None

@@ -7,7 +7,7 @@ Inside a round a run goes on by walking through the steps that are done without 
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -25,8 +25,10 @@ from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
 from trace_cl.records.answers import Answers
+from trace_cl.records.files import whole
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, score_curves, training_curves
+from trace_cl.records.predictions import Prediction, read_predictions
 from trace_cl.records.progress import Progress
 from trace_cl.records.seal import SEAL, unsealed
 from trace_cl.records.terms import Terms
@@ -46,7 +48,8 @@ from trace_cl.training.ranks import Ranks, on_the_first
 
 @dataclass
 class Run:
-    """A run with everything at hand; the model's weights are what `standing` says of them."""
+    """A run with everything at hand; the model's weights are what `standing` says of them, and `build_base` gives a
+    model as the run begins with it. Without what the strategy adds its parameters take `base_bytes`."""
 
     config: DictConfig
     strategy: Strategy
@@ -55,6 +58,8 @@ class Run:
     logger: Logger
     benchmark: Benchmark
     model: PreTrainedModel
+    build_base: Callable[[], PreTrainedModel]
+    base_bytes: int
     tokenizer: PreTrainedTokenizerBase
     engine: Engine
     ranks: Ranks
@@ -89,6 +94,7 @@ class Run:
         for round in self.rounds[self.standing.finished :]:
             if self.standing.trained is None:
                 self.refuse_without_space(round)
+                self.taken_over(round)  # which refuses before the round is trained, not after
                 self.train(round)
             self.finish(round)
 
@@ -103,10 +109,14 @@ class Run:
         """Learn the round's task, and put the result where a resumed run finds it."""
         began = perf_counter()
         half = on_the_first(self.ranks, self.halfway)
+        if self.strategy.begins_anew and self.trained:
+            del self.model  # there may be no room for two
+            self.model = self.build_base()
+            self.engine.to_devices(self.model)
         self.journal.begin_steps(round.number, half["step"])
         torch.manual_seed(stream(self.config.seed, "round", round.number))
         plan.select_first(self.strategy, round, self.model)
-        record = plan.plan_round(self.strategy, round, self.model, self.config.training.global_batch)
+        record = plan.plan_round(self.strategy, round, self.model, self.base_bytes, self.config.training.global_batch)
         self.terms = Terms(self.strategy.terms if round.past else ())
         for line in on_the_first(self.ranks, lambda: self.journal.steps(round.number)):
             self.terms.add(line)
@@ -289,37 +299,67 @@ class Run:
         self.commit(standing)
 
     def evaluate(self, round: int, tasks: Sequence[Task]) -> dict[str, Any]:
-        """Answer and score these tasks, each rank its share of the examples; keep every answer.
+        """Score these tasks on every answer, and keep them all: those that cannot have changed are the last round's.
 
         Gives the mean scores by variant and task, and the time.
         """
         began = perf_counter()
         scores: dict[str, dict[str, float]] = {}
+        given = self.taken_over(self.rounds[round - 1]) if round else {}
         for task in tasks:
             self.progress.evaluating(round, task.name)
-            mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
-            answerer = replace(
-                self.answerer(task),
-                settled=settled_by(task.metric, task.references),
-                kept=self.answers.of(f"{round}/{task.name}"),
-            )
-            with suppress(Stopped):  # the others have answers to give yet
-                answers = self.strategy.answer(task, [task.prompts[i] for i in mine], answerer)
-            self.stop_together()
-            scored = score(
-                task.metric,
-                [task.indices[i] for i in mine],
-                answers,
-                [task.references[i] for i in mine],
-                [task.questions[i] for i in mine],
-            )
-            predictions = sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
+            predictions = given[task.name] if task.name in given else self.asked_for(round, task)
             self.journal.write_prompts(task.name, task.indices, task.questions)
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
                 scores.setdefault(variant, {})[task.name] = figure
             self.progress.evaluated(round, task.name)
         return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
+
+    def asked_for(self, round: int, task: Task) -> list[Prediction]:
+        """A task's answers now, each rank its share of the examples; before any round (0) those of the model alone."""
+        mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
+        answerer = replace(
+            self.answerer(task),
+            settled=settled_by(task.metric, task.references),
+            kept=self.answers.of(f"{round}/{task.name}"),
+        )
+        prompts = [task.prompts[i] for i in mine]
+        with suppress(Stopped):  # the others have answers to give yet
+            answers = self.strategy.answer(task, prompts, answerer) if round else answerer.generate(prompts)
+        self.stop_together()
+        scored = score(
+            task.metric,
+            [task.indices[i] for i in mine],
+            answers,
+            [task.references[i] for i in mine],
+            [task.questions[i] for i in mine],
+        )
+        return sorted(chain(*self.ranks.gather(scored)), key=lambda prediction: prediction.index)
+
+    def taken_over(self, round: Round) -> dict[str, list[Prediction]]:
+        """By task the answers of the round before that this one cannot change. Raises as `given`."""
+        past = [task for task in self.benchmark.tasks[: len(round.past)] if self.strategy.unchanged(round, task)]
+        before = round.number - 1
+        return on_the_first(self.ranks, lambda: {task.name: self.given(before, task) for task in past})
+
+    def given(self, round: int, task: Task) -> list[Prediction]:
+        """A task's answers as they were kept after an earlier round, scored as they were then.
+
+        Raises UserError where they are not those that the round wrote: the model that gave them may be gone.
+        """
+        path = self.journal.folder / "predictions" / f"round{round}" / f"{task.name}.jsonl"
+        lines = read_predictions(path) if whole(path, path.exists) else []
+        if [line["index"] for line in lines] == task.indices:
+            answers = [line["prediction"] for line in lines]
+            predictions = score(task.metric, task.indices, answers, task.references, task.questions)
+            then = {v: scores[task.name] for v, scores in self.standing.rounds[round - 1]["scores"].items()}
+            if summarize(task.metric, predictions, task.questions) == then:
+                return predictions
+        raise UserError(
+            f"{path} is not what the run wrote, and round {round + 1} takes its answers over: put the file back, or "
+            f"move {self.journal.folder} away and start anew"
+        )
 
     def report(self, standing: Standing) -> dict[str, list[float | None]]:
         """summary.json, report.md and its pictures of the finished rounds; the newest round's figures to the logger.
@@ -335,6 +375,7 @@ class Run:
             "benchmark": self.config.benchmark.name,
             "model": self.config.model.name,
             "method": self.strategy.name,
+            "needs_task_id": self.strategy.needs_task_id,
             "seed": self.config.seed,
             "variant": variant,
             "tasks": list(self.journal.tasks),

@@ -5,9 +5,12 @@ What then happens, round by round, is `trace_cl/rounds.py`.
 
 import sys
 from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from transformers import PreTrainedModel
 
 from trace_cl import plan
 from trace_cl.analysis import report
@@ -29,7 +32,9 @@ from trace_cl.strategies.base import Strategy, Unsuitable
 from trace_cl.strategies.streams import stream
 from trace_cl.training import engines
 from trace_cl.training.engine import Optimization
+from trace_cl.training.folder import build_on_meta, read_config
 from trace_cl.training.model import (
+    bytes_of,
     check_positions,
     cut_matters,
     device_and_dtype,
@@ -118,11 +123,15 @@ def open_run(
         for finding in (f"{task.name}: {finding}" for task in loaded.values() for finding in findings(task)):
             print(f"data: {finding}", file=sys.stderr)
 
-    torch.manual_seed(stream(config.seed, "build"))
     rounds = benchmark.rounds(config.seed, config.training.global_batch)
-    model = strategy.build(
-        lambda folder: load_model(str(folder or location), dtype, config.model.source), standing.checkpoint, rounds
-    )
+
+    def build(checkpoint: Path | None) -> PreTrainedModel:
+        torch.manual_seed(stream(config.seed, "build"))
+        return strategy.build(
+            lambda folder: load_model(str(folder or location), dtype, config.model.source), checkpoint, rounds
+        )
+
+    model = build(standing.checkpoint)
     check_positions(model, benchmark.tasks)
     if standing.checkpoint is not None:
         strategy.restore(standing.checkpoint)
@@ -146,6 +155,8 @@ def open_run(
         logger=logger,
         benchmark=benchmark,
         model=model,
+        build_base=partial(build, None),
+        base_bytes=bytes_of(build_on_meta(read_config(Path(location)), dtype)),
         tokenizer=tokenizer,
         engine=engine,
         ranks=ranks,

@@ -127,6 +127,14 @@ def test_two_runs_by_hand(tmp_path: Path) -> None:
     ]
 
 
+def test_who_is_told_the_task_is_named(tmp_path: Path) -> None:
+    first, second = stored(tmp_path / "gem" / "seed1", FIRST), stored(tmp_path / "prompts" / "seed1", SECOND)
+    assert "which task a text" not in compare([first, second])
+    (first / "summary.json").write_text('{"needs_task_id": false}')
+    (second / "summary.json").write_text('{"needs_task_id": true}')
+    assert " To answer, prompts/seed1 has to be told which task a text belongs to." in compare([first, second])
+
+
 def test_where_a_round_trained_nothing_there_is_no_bwt(tmp_path: Path) -> None:
     first, second = stored(tmp_path / "one", FIRST), stored(tmp_path / "two", SECOND)
     (second / "summary.json").write_text('{"untrained_rounds": [1]}')

@@ -51,7 +51,7 @@ def test_a_fourth_figure_stands_everywhere(
 
     where = ["--runs", str(tmp_path / "runs")]
     assert summary.main([*where, "--benchmark", "trace"]) == 0
-    assert f" {texts[-1]} |\n" in capsys.readouterr().out
+    assert f" {texts[-1]} | " in capsys.readouterr().out
     at_its_own_setting = tmp_path / "own" / "trace" / "tiny" / "seqft" / "seed1"
     at_its_own_setting.mkdir(parents=True)
     shutil.copy(folder / "matrix.csv", at_its_own_setting)
@@ -91,6 +91,23 @@ def test_the_report_says_why_a_figure_is_undefined(tmp_path: Path) -> None:
     assert "| 1 | a | 0.0 | 0 | 0 | – | 0 | 1 |  |\n| 2 | b | 0.0 | 0 | 0 | 0.500 | 0 | 1 | 8 |" in text
     write_report(tmp_path, [[10.0]], ["a", "b"], records[1:], {**about, **details, "untrained_rounds": []})
     assert "undefined" not in (tmp_path / "report.md").read_text()
+
+
+def test_the_report_says_what_the_method_is_told(tmp_path: Path) -> None:
+    about = {"benchmark": "b", "model": "m", "seed": 1, "variant": "standard", "complete": True, "zero_shot": {}}
+    record = {
+        **{"round": 1, "task": "a", "trainable_share": 0.0, "optimizer_steps": 0, "tokens": 0, "final_loss": 0.5},
+        **{"seconds": 0.0, "evaluation_seconds": 1.0, "strategy": {}},
+    }
+    for said, sentence in (
+        ({"needs_task_id": True}, "this method has to be told which task a text belongs to"),
+        ({"needs_task_id": False}, "this method is not told which task a text belongs to"),
+        ({}, ""),
+    ):
+        write_report(tmp_path, [[10.0]], ["a"], [record], {**about, **said})
+        text = (tmp_path / "report.md").read_text()
+        assert sentence in text
+        assert text.count("which task a text") == (1 if sentence else 0)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,19 @@ def test_seeds_are_summed_up_and_unfinished_runs_left_out(tmp_path: Path) -> Non
     assert "unfinished: 1 of 2 rounds" in page.text
 
 
+def test_who_is_told_the_task_is_marked(tmp_path: Path) -> None:
+    for method, told in (("gem", False), ("prompts", True)):
+        folder = tmp_path / "embedded" / "tiny" / method / "seed1"
+        write_run(folder, {1: ["x"], 2: ["x"]})
+        (folder / "summary.json").write_text(json.dumps({"needs_task_id": told}))
+    page = page_of(tmp_path)
+    ours = [row[0] for row in page.runs[""] if "published" not in row]
+    assert "gem" in ours
+    assert "promptstask identity" in ours
+    assert page.text.count("this method has to be told which task a text belongs to") == 1
+    assert page.text.count("this method is not told which task a text belongs to") == 1
+
+
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",
     "<!-- <script>",

@@ -1,6 +1,8 @@
 """The pictures: that they show what was measured, and can be read in print."""
 
 import io
+import json
+from collections.abc import Callable
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -177,6 +179,16 @@ def test_runs_and_published_ones_are_gathered_by_method(tmp_path: Path) -> None:
     runs = [StoredRun.at(folder) for folder in (*paper, *seeds)]
     gathered = [(method.name, method.published, len(method.matrices)) for method in gather(runs)]
     assert gathered == [("gem", False, 2), ("seqft", True, 1), ("gem", True, 1)]
+
+
+@pytest.mark.parametrize("draw", [curves, op_bwt])
+def test_the_legend_says_who_is_told_the_task(tmp_path: Path, draw: Callable[..., Picture]) -> None:
+    for method, told in (("gem", False), ("prompts", True)):
+        folder = stored(tmp_path / "tiny" / method / "seed1")
+        (folder / "summary.json").write_text(json.dumps({"needs_task_id": told}))
+    runs = [StoredRun.at(tmp_path / "tiny" / method / "seed1") for method in ("gem", "prompts")]
+    [legend] = draw(gather(runs)).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["gem", "prompts (task identity)"]
 
 
 def test_the_papers_runs_need_no_others(tmp_path: Path) -> None:

@@ -118,7 +118,12 @@ def test_runs_are_in_order_and_by_method(tmp_path: Path) -> None:
         ("summary.json", '{"untrained_rounds": [3]}', "its untrained_rounds is none"),
         ("summary.json", '{"untrained_rounds": [[]]}', "its untrained_rounds is none"),
         ("summary.json", '{"method": 3}', "its method is none"),
+        ("summary.json", '{"needs_task_id": 1}', "its needs_task_id is none"),
+        ("summary.json", '{"seconds": {"training": "3"}}', "its seconds is none"),
+        ("summary.json", '{"seconds": [3]}', "its seconds is none"),
         ("rounds/round1.json", "\x00", "Expecting value"),
+        ("rounds/round1.json", '{"extra_bytes": {"device": true}}', "its extra_bytes is none"),
+        ("rounds/round1.json", '{"extra_bytes": 3}', "its extra_bytes is none"),
         ("predictions/round2/a.jsonl", '{"index": 5}\n', "line 1 has no prediction"),
         ("predictions/round2/a.jsonl", '{"index": 5', "line 1: Expecting"),
         ("predictions/round2/a.jsonl", "[]\n", "line 1: it holds no object"),
@@ -156,3 +161,4 @@ def test_what_a_run_of_old_left_is_read(tmp_path: Path) -> None:
     run = stored(tmp_path / "b" / "m" / "seqft" / "seed1", **{"summary.json": json.dumps(summary)})
     assert {name: run.figures[name] for name in ("OP", "BWT")} == {name: summary[name] for name in ("OP", "BWT")}
     assert (run.untrained, run.figures["learned"][-1], run.zero_shot) == ([], 70.25, {})
+    assert (run.needs_task_id, run.seconds, run.extra_bytes) == (None, None, None)

@@ -61,10 +61,10 @@ def test_the_table_is_of_this_sweep_alone(sweep_of: Sweep, tmp_path: Path, capsy
     printed = capsys.readouterr().out
     lines = [line for line in printed.splitlines() if line.startswith("|")]
     assert lines == [
-        "| method | seeds | OP | BWT | learned |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        "| seqft-order_FOMC+Py150 | 2 | 56.0 ± 8.5 | -15.0 ± 7.1 | 71.0 ± 1.4 |",
-        "| gem-order_FOMC+Py150 | 2 | 56.0 ± 8.5 | -15.0 ± 7.1 | 71.0 ± 1.4 |",
+        "| method | seeds | OP | BWT | learned | seconds | extra memory | task identity |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| seqft-order_FOMC+Py150 | 2 | 56.0 ± 8.5 | -15.0 ± 7.1 | 71.0 ± 1.4 |  |  |  |",
+        "| gem-order_FOMC+Py150 | 2 | 56.0 ± 8.5 | -15.0 ± 7.1 | 71.0 ± 1.4 |  |  |  |",
     ]
     assert f"**{tmp_path}/embedded/tiny**" in printed
 

@@ -1,13 +1,14 @@
 """Progressive prompts: what is read before a text, what of it learns, and that nothing learned is lost."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import FakeTask
+from support import FakeTask, results
 from transformers import LlamaForCausalLM
 
 from trace_cl.strategies.base import Round
@@ -65,9 +66,19 @@ def test_this_rounds_prompt_alone_learns(small_model: Path) -> None:
     assert [name for name, p in model.named_parameters() if not torch.equal(p, before[name])] == names
 
 
-def test_the_answers_to_a_task_are_those_just_after_it_was_learned(run: Callable[..., Path]) -> None:
-    folder = run("strategy=progressive_prompts", "training.learning_rate=0.3", method="progressive_prompts")
+def test_the_answers_to_a_task_are_those_just_after_it_was_learned(
+    run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are taken over; asked for again they are, to the byte, the same."""
+    settings = ("strategy=progressive_prompts", "training.learning_rate=0.3")
+    folder = run(*settings, method="progressive_prompts")
+    monkeypatch.setattr(ProgressivePrompts, "unchanged", lambda *_: False)
+    assert results(run(*settings, f"runs_dir={tmp_path / 'again'}")) == results(folder)
+    assert json.loads((folder / "summary.json").read_text())["needs_task_id"] is True
+    assert "this method has to be told which task a text belongs to" in (folder / "report.md").read_text()
     for t, task in enumerate(("C-STANCE", "FOMC", "MeetingBank"), start=1):
+        extra = json.loads((folder / "rounds" / f"round{t}.json").read_text())["extra_bytes"]
+        assert extra == {"device": 3 * 10 * 16 * 4, "host": 0}, "all rounds' prompts are there from the beginning"
         own, *later = [(folder / "predictions" / f"round{r}" / f"{task}.jsonl").read_bytes() for r in range(t, 4)]
         assert all(answers == own for answers in later)
     assert not (folder / "checkpoint" / "model.safetensors").exists()

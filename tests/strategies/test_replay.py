@@ -19,6 +19,7 @@ class CountedTask:
     name: str
     size: int
     epochs: int = 5
+    answer_tokens: int = 8
     train: list[Example] = field(default_factory=list)
 
     def __post_init__(self) -> None:

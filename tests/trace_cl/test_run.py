@@ -37,12 +37,14 @@ def test_what_a_run_leaves(run: Run, capsys: pytest.CaptureFixture[str]) -> None
     assert summary["OP"] == [overall_performance(matrix, t) for t in (1, 2, 3)]
     assert summary["BWT"] == [backward_transfer(matrix, t) for t in (1, 2, 3)]
     assert summary["zero_shot"].keys() == set(TASKS)
+    assert summary["needs_task_id"] is False
     steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     # 12 examples in batches of 5: three steps an epoch, for 5, 3 and 2 epochs.
     assert [sum(step["round"] == t for step in steps) for t in (1, 2, 3)] == [15, 9, 6]
     assert all(step["lr"] == 0.01 for step in steps)
     record = json.loads((folder / "rounds" / "round2.json").read_text())
     assert (record["optimizer_steps"], record["trainable_share"], record["frozen_modules"]) == (9, 1.0, [])
+    assert record["extra_bytes"] == {"device": 0, "host": 0}
     assert record["tokens"] == sum(step["tokens"] for step in steps if step["round"] == 2)
     for picture in ("heatmap.png", "curves.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")

@@ -53,7 +53,9 @@ METHODS = {
     "progressive_prompts": ("strategy=progressive_prompts",),
     "joint": ("strategy=joint",),
     "merging": ("strategy._target_=ranks.Merging",),
-    # bounds
+    "single_task": ("strategy=single_task",),
+    "single_task+hft": ("strategy=single_task", "hft=true"),
+    "icl": ("strategy=icl",),
     # penalties, merging
     # gradients, freezing
     # memories

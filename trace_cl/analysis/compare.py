@@ -201,6 +201,13 @@ def matrix_difference(run: StoredRun, first: StoredRun, rounds: int) -> pd.DataF
     return table(rows, run.tasks, figures, sign="+")
 
 
+def told(runs: Sequence[StoredRun], names: Sequence[str]) -> str:
+    """Which of the runs have to be told the task, in one sentence; nothing where no run has."""
+    those = [name for name, run in zip(names, runs, strict=True) if run.needs_task_id]
+    have = "has" if len(those) == 1 else "have"
+    return f" To answer, {' and '.join(those)} {have} to be told which task a text belongs to." if those else ""
+
+
 def compare(folders: Sequence[Path]) -> str:
     """The comparison as Markdown. Raises UserError for runs that cannot be compared."""
     first, *others = runs = read_runs(folders)
@@ -219,7 +226,8 @@ def compare(folders: Sequence[Path]) -> str:
         markdown(with_gains(runs, rounds)),
         f"In brackets {LEVEL:.0%} intervals of a bootstrap over the test examples ({DRAWS:,} draws). Gain: above "
         f"{names[0]}, with the same examples drawn for both. A gain whose interval excludes 0 is more than the choice "
-        f"of test examples explains; how much another training seed would change it does not say. {legend()}",
+        f"of test examples explains; how much another training seed would change it does not say. {legend()}"
+        f"{told(runs, names)}",
         "## Configuration",
         "Nothing differs." if differences.empty else markdown(differences),
     ]

@@ -18,7 +18,7 @@ import jinja2
 from trace_cl import metrics
 from trace_cl.analysis.save import save
 from trace_cl.analysis.stored import StoredRun, by_method, find, find_published, folder_of_runs, last
-from trace_cl.analysis.text import RECOMPUTED, headline, over_seeds
+from trace_cl.analysis.text import RECOMPUTED, headline, identity, over_seeds
 from trace_cl.errors import UserError
 
 BLACK_READS_BETTER = 47
@@ -40,6 +40,7 @@ def summary(runs: Sequence[StoredRun]) -> Iterator[dict[str, Any]]:
         yield {
             "method": members[0].method,
             "published": members[0].published,
+            "told": members[0].needs_task_id,
             "runs": members,
             "figures": [
                 members[0].text(figure.name, len(members[0].rows))
@@ -126,6 +127,7 @@ def render(runs: Sequence[StoredRun], limit: int) -> str:
         figures=metrics.FIGURES,
         recomputed=RECOMPUTED,
         headline=headline,
+        identity=identity,
         legend=[colour(score) for score in range(0, 101, 10)],
     )
 

@@ -74,11 +74,18 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Method:
-    """The runs of one method, seed by seed: matrices as `read_matrix` gives them, all of the same tasks."""
+    """The runs of one method, seed by seed: matrices as `read_matrix` gives them, all of the same tasks. `told` says
+    that it has to be told which task a text belongs to when it answers."""
 
     name: str
     matrices: Sequence[pd.DataFrame]
     published: bool = False
+    told: bool = False
+
+    @property
+    def label(self) -> str:
+        """What the legend calls it."""
+        return f"{self.name} (task identity)" if self.told else self.name
 
     @property
     def tasks(self) -> list[str]:
@@ -211,7 +218,7 @@ def add_legend(picture: Picture, methods: Sequence[Method], columns: int, **chan
     """
     entries: dict[str, Line2D] = {}
     for method, style in zip(methods, styles(methods), strict=True):
-        entries.setdefault(method.name, Line2D([], [], **{**style, **changes}))
+        entries.setdefault(method.label, Line2D([], [], **{**style, **changes}))
     if any(method.published for method in methods):
         entries["hollow: published"] = Line2D([], [], color="0.5", marker="o", markerfacecolor="w", linestyle="none")
     picture.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns)
@@ -219,7 +226,7 @@ def add_legend(picture: Picture, methods: Sequence[Method], columns: int, **chan
 
 def legend_height(methods: Sequence[Method], columns: int) -> float:
     """Inches that `add_legend` takes, about."""
-    return 0.13 * math.ceil((len({method.name for method in methods}) + 1) / columns)
+    return 0.13 * math.ceil((len({method.label for method in methods}) + 1) / columns)
 
 
 def styles(methods: Sequence[Method]) -> list[dict[str, Any]]:
@@ -273,7 +280,7 @@ def gather(runs: Sequence[StoredRun]) -> list[Method]:
     if not any(run.complete for run in (*ours, *theirs)):
         raise UserError("none of these runs is finished: only heatmaps can be drawn of them")
     return [
-        Method(seeds[0].method, [run.matrix for run in seeds], seeds[0].published)
+        Method(seeds[0].method, [run.matrix for run in seeds], seeds[0].published, bool(seeds[0].needs_task_id))
         for group in (ours, theirs)
         for seeds in by_method(run for run in group if run.complete)
     ]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from trace_cl import metrics
 from trace_cl.analysis.plots import Method, curves, heatmap, image
-from trace_cl.analysis.text import UNDEFINED, headline, legend, markdown, render, square, table, undefined
+from trace_cl.analysis.text import UNDEFINED, headline, identity, legend, markdown, render, square, table, undefined
 from trace_cl.records.files import write
 from trace_cl.records.terms import findings
 
@@ -108,6 +108,7 @@ def write_report(
         f"""# {name}
 
 {state}: {len(rows)} of {len(tasks)} rounds. **{headline(values)}**
+{identity(summary.get("needs_task_id"))}
 
 ## Scores after each round
 

@@ -6,6 +6,7 @@ damaged is a UserError that names the file.
 """
 
 import glob
+import math
 import os
 import re
 import sys
@@ -130,6 +131,24 @@ class StoredRun:
         return list(self.summary.get("untrained_rounds", []))
 
     @property
+    def needs_task_id(self) -> bool | None:
+        """Whether the method has to be told which task a text belongs to when it answers; None where nobody said."""
+        return self.summary.get("needs_task_id")
+
+    @property
+    def seconds(self) -> float | None:
+        """What training and scoring took; None where nobody said."""
+        said: dict[str, float] = self.summary.get("seconds", {})
+        return sum(said.values()) if said else None
+
+    @cached_property
+    def extra_bytes(self) -> int | None:
+        """What the method keeps besides weights, gradients and optimizer, and adds to the model, in the round where
+        that is most; None where nobody said."""
+        kept = [self.record(t).get("extra_bytes") for t in self.matrix.index]
+        return max((sum(each.values()) for each in kept if each), default=None)
+
+    @property
     def source(self) -> str:
         """Where a published run is printed; empty for a run of ours."""
         return str(self.summary.get("source", "")) if self.published else ""
@@ -159,6 +178,8 @@ class StoredRun:
                 isinstance(value, list) and all(type(t) is int and t in rounds for t in value)
             ),
             "zero_shot": lambda value: isinstance(value, dict) and all(map(is_score, value.values())),
+            "needs_task_id": lambda value: isinstance(value, bool),
+            "seconds": lambda value: isinstance(value, dict) and all(map(is_number, value.values())),
         }
         for key, is_right in fits.items():
             if key in summary and not is_right(summary[key]):
@@ -205,7 +226,9 @@ class StoredRun:
 
     def record(self, round: int) -> dict[str, Any]:
         """What happened in the round (0: the base model's scores); empty where it was not recorded."""
-        return self._read(f"rounds/round{round}.json", read_json, {})
+        return self._read(
+            f"rounds/round{round}.json", lambda path: whole(path, lambda: plausible_round(read_json(path))), {}
+        )
 
     def predictions(self, round: int, task: str) -> list[dict[str, Any]]:
         """The answers behind S[round, task], a line an example: index, prediction, reference, score.
@@ -293,6 +316,19 @@ def by_method(runs: Iterable[StoredRun]) -> list[list[StoredRun]]:
 def last(runs: Sequence[StoredRun], figure: str) -> list[float | None]:
     """A figure after the newest round, run by run."""
     return [run.figures[figure][-1] for run in runs]
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number that JSON may hold, and finite."""
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def plausible_round(record: dict[str, Any]) -> dict[str, Any]:
+    """A round's record. Raises ValueError for what could be none."""
+    extra = record.get("extra_bytes", {})
+    if not isinstance(extra, dict) or not all(map(is_number, extra.values())):
+        raise ValueError("its extra_bytes is none")
+    return record
 
 
 def lines_of(path: Path) -> list[str]:

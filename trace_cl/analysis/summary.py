@@ -7,15 +7,25 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean
 
 import pandas as pd
 
 from trace_cl import metrics
 from trace_cl.analysis.stored import StoredRun, by_method, folder_of_runs, in_place, last
-from trace_cl.analysis.text import legend, markdown, over_seeds
+from trace_cl.analysis.text import legend, markdown, over_seeds, size
 from trace_cl.errors import UserError
 from trace_cl.paths import check_name
 from trace_cl.records.files import whole
+
+COSTS = {
+    "seconds": "training and scoring, a seed",
+    "extra memory": "what a method keeps besides weights, gradients and optimizer, and adds to the model, at its most",
+    "task identity": "whether it has to be told, when it answers, which task a text belongs to",
+}
+"""What stands beside the figures, and what it means."""
+
+TOLD = {True: "yes", False: "no", None: ""}
 
 
 def collect(folders: Iterable[Path]) -> tuple[pd.DataFrame, list[Path]]:
@@ -33,15 +43,26 @@ def collect(folders: Iterable[Path]) -> tuple[pd.DataFrame, list[Path]]:
             unfinished.append(folder)
     names = [figure.name for figure in metrics.FIGURES]
     lines = [
-        [seeds[0].method, str(len(seeds)), *(over_seeds(last(seeds, name)) for name in names)]
+        [seeds[0].method, str(len(seeds)), *(over_seeds(last(seeds, name)) for name in names), *costs(seeds)]
         for seeds in by_method(in_place(runs))
     ]
-    return pd.DataFrame(lines, columns=["method", "seeds", *names]).set_index("method"), unfinished
+    return pd.DataFrame(lines, columns=["method", "seeds", *names, *COSTS]).set_index("method"), unfinished
+
+
+def costs(seeds: Sequence[StoredRun]) -> list[str]:
+    """What a method's runs took, and what it asks for: texts by COSTS, empty where the runs do not say."""
+    seconds = [run.seconds for run in seeds if run.seconds is not None]
+    kept = [run.extra_bytes for run in seeds if run.extra_bytes is not None]
+    return [
+        f"{mean(seconds):.0f}" if seconds else "",
+        size(max(kept)) if kept else "",
+        TOLD[seeds[0].needs_task_id],
+    ]
 
 
 def render(table: pd.DataFrame) -> str:
     """The table in Markdown, with what its columns mean."""
-    return f"{markdown(table)}\n\n{legend()}"
+    return f"{markdown(table)}\n\n{legend()} {'; '.join(f'{name}: {meaning}' for name, meaning in COSTS.items())}."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -50,6 +50,20 @@ def headline(figures: Figures, printed: Figures | None = None) -> str:
     )
 
 
+def identity(needs_task_id: bool | None) -> str:
+    """What a method has to be told when it answers, in one sentence; nothing where that is not known."""
+    if needs_task_id is None:
+        return ""
+    if needs_task_id:
+        return "When it answers, this method has to be told which task a text belongs to."
+    return "When it answers, this method is not told which task a text belongs to."
+
+
+def size(bytes: int) -> str:
+    """Bytes for people."""
+    return f"{bytes / 2**30:.1f} GiB" if abs(bytes) >= 2**30 else f"{bytes / 2**20:.1f} MiB"
+
+
 def legend() -> str:
     """What each figure means, and how it is computed."""
     return "; ".join(f"{figure.name}: {figure.meaning} ({figure.formula})" for figure in metrics.FIGURES) + "."

@@ -43,8 +43,11 @@ class DeepSpeedEngine:
     def __post_init__(self) -> None:
         private.connect(self.device)
         self.partitioned = False
+        self.server: Any = None
 
     def to_devices(self, model: PreTrainedModel) -> None:
+        if self.partitioned:
+            private.close(self.server)
         checkpoint_gradients(model, self.gradient_checkpointing)
         self.plain, self.skeleton = private.attributes(model), private.skeleton(model)
         self.settle(model)
@@ -235,6 +238,10 @@ class DeepSpeedLearner:
             answers = self.answerer.generate(prompts, tokens)
         self.engine.train()
         return answers
+
+    def encode(self, text: str) -> list[int]:
+        assert self.answerer is not None
+        return self.answerer.encode(text)
 
     @torch.no_grad()
     def examine(self, example: Example) -> tuple[float, float | None]:

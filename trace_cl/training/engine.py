@@ -63,7 +63,7 @@ class Engine(Protocol):
     """Where the weights lie, and how they are trained."""
 
     def to_devices(self, model: PreTrainedModel) -> None:
-        """Bring a freshly loaded model to the devices, ready to be evaluated."""
+        """Bring a freshly loaded model to the devices, ready to be evaluated, in the place of any before it."""
         ...
 
     def train(self, model: PreTrainedModel, loss: Loss = plain, answerer: Answerer | None = None) -> RoundLearner:

@@ -210,6 +210,11 @@ def trainable_share(model: nn.Module) -> float:
     return count(found, trainable=True) / count(found)
 
 
+def bytes_of(model: nn.Module) -> int:
+    """What a model's parameters take, whole."""
+    return sum(shape_of(p).numel() * p.element_size() for p in set(model.parameters()))
+
+
 def count(parameters: Sequence[nn.Parameter] | set[nn.Parameter], trainable: bool = False) -> int:
     """How many numbers these parameters hold; or only those that learn."""
     return sum(shape_of(p).numel() for p in parameters if p.requires_grad or not trainable)

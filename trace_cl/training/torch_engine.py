@@ -172,6 +172,10 @@ class TorchLearner:
         self.model.train()
         return answers
 
+    def encode(self, text: str) -> list[int]:
+        assert self.answerer is not None
+        return self.answerer.encode(text)
+
     def step(self) -> float:
         """Without a finite norm nothing is stepped: it would be written into every weight."""
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_norm).item()
