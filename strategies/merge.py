@@ -88,10 +88,11 @@ class Merge(SeqFT):
 
     def merge(self, base: Tensor, models: Sequence[Tensor], seed: int) -> Tensor:
         """A tensor of the round's result, the last of `models`, merged with that of the others (all of one shape)."""
+        now = models[-1]
         shares = (1 - self.weight, self.weight)[-len(models) :]
-        # In fp64 what is taken away and added again leaves nothing behind. What counts nothing elects no sign.
-        vectors = [model.double() - base.double() for model, share in zip(models, shares, strict=True) if share]
-        weights = torch.tensor([share for share in shares if share], dtype=torch.float64)
+        # What counts nothing elects no sign.
+        vectors = [model.to(now) - base.to(now) for model, share in zip(models, shares, strict=True) if share]
+        weights = now.new_tensor([share for share in shares if share])
         with fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(seed)
             warnings.filterwarnings("ignore", "The density .* no pruning will be performed")
@@ -102,11 +103,11 @@ class Merge(SeqFT):
             else:
                 # It divides by how many agree: with weights of 1 it is their mean.
                 vector = ties(vectors, weights * len(vectors), self.density)
-        return (base.double() + vector).to(models[-1].dtype)
+        # What is taken away and added again leaves a rounding error behind.
+        return torch.where(vector == vectors[-1], now, base.to(now) + vector)
 
     def extra_bytes(self, round: Round, trainable: int) -> Bytes:
-        """Of the first process. The merged weights, the previous ones, the base model, and one tensor several times in
-        fp64."""
+        """Of the first process: the merged weights, the previous ones, the base model, and one tensor several times."""
         previous = self.dtype.itemsize if self.other == "previous" else 0
-        tensor = 8 * torch.float64.itemsize * max(self.sizes)
+        tensor = 8 * 4 * max(self.sizes)
         return Bytes(host=(4 + previous) * trainable + self.dtype.itemsize * sum(self.sizes) + tensor)

@@ -38,7 +38,8 @@ class MixedLinear(nn.Linear):
     def __init__(self, plain: nn.Linear, p: float, mask: str, number: int) -> None:
         nn.Module.__init__(self)  # the parameters are there already
         self.in_features, self.out_features = plain.in_features, plain.out_features
-        self.weight, self.bias = plain.weight, plain.bias
+        self.weight = plain.get_parameter("weight")
+        self.register_parameter("bias", plain.bias)
         self.p, self.mask, self.number = p, mask, number
         self.base: Tensor | None = None
 

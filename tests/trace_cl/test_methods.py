@@ -28,7 +28,12 @@ METHODS = [
     ("progressive_prompts", ("strategy=progressive_prompts", "strategy.prompt_tokens=3")),
     ("joint", ("strategy=joint",)),
     # bounds
-    # penalties, merging
+    ("l2sp", ("strategy=l2sp",)),
+    ("l2sp+hft", ("strategy=l2sp", "strategy.anchor=round", "hft=true")),
+    ("mixout", ("strategy=mixout", "strategy.mask=weight")),
+    ("mixout+hft", ("strategy=mixout", "hft=true")),
+    ("merge", ("strategy=merge", "strategy.how=dare", "strategy.density=0.7")),
+    ("merge+hft", ("strategy=merge", "strategy.how=ties", "strategy.other=base", "hft=true")),
     # gradients, freezing
     # memories
     # prompts
