@@ -32,6 +32,13 @@ METHODS = [
     ("zero_shot", ("strategy=zero_shot",)),
     ("icl", ("strategy=icl", "strategy.demonstrations=2")),
     # penalties, merging
+    # bounds
+    ("l2sp", ("strategy=l2sp",)),
+    ("l2sp+hft", ("strategy=l2sp", "strategy.anchor=round", "hft=true")),
+    ("mixout", ("strategy=mixout", "strategy.mask=weight")),
+    ("mixout+hft", ("strategy=mixout", "hft=true")),
+    ("merge", ("strategy=merge", "strategy.how=dare", "strategy.density=0.7")),
+    ("merge+hft", ("strategy=merge", "strategy.how=ties", "strategy.other=base", "hft=true")),
     # gradients, freezing
     # memories
     # prompts

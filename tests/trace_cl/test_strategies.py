@@ -90,10 +90,20 @@ def test_replay_of_nothing_is_seqft_bit_for_bit(run: Run) -> None:
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("strategy", ["ewc", "lwf"])
-def test_a_strength_of_nothing_is_seqft_bit_for_bit(run: Run, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "settings"),
+    [
+        ("ewc", ["strength=0"]),
+        ("lwf", ["strength=0"]),
+        ("l2sp", ["strength=0"]),
+        ("mixout", ["p=0"]),
+        ("merge", ["weight=1"]),
+        ("merge", ["weight=1", "how=dare", "density=1", "other=base"]),
+    ],
+)
+def test_a_strength_of_nothing_is_seqft_bit_for_bit(run: Run, strategy: str, settings: list[str]) -> None:
     plain = run()
-    other = run(f"strategy={strategy}", "strategy.strength=0", method=strategy)
+    other = run(f"strategy={strategy}", *(f"strategy.{setting}" for setting in settings), method=strategy)
     assert results(plain) == results(other)
     weights = [(folder / "checkpoint" / "model.safetensors").read_bytes() for folder in (plain, other)]
     assert weights[0] == weights[1]

@@ -57,6 +57,14 @@ METHODS = {
     "single_task+hft": ("strategy=single_task", "hft=true"),
     "icl": ("strategy=icl",),
     # penalties, merging
+    # bounds
+    "l2sp": ("strategy=l2sp",),
+    "l2sp+hft": ("strategy=l2sp", "strategy.anchor=round", "hft=true"),
+    "mixout": ("strategy=mixout",),
+    "mixout+hft": ("strategy=mixout", "strategy.mask=weight", "hft=true"),
+    # (TIES and a difference of rounding: a number just kept or just trimmed.)
+    "merge": ("strategy=merge", "strategy.how=dare", "strategy.density=0.7"),
+    "merge+hft": ("strategy=merge", "strategy.other=base", "hft=true"),
     # gradients, freezing
     # memories
     # prompts
@@ -69,8 +77,8 @@ PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc"),
-    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "l2sp", "mixout+hft", "merge"),
+    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts", "l2sp+hft", "mixout", "merge+hft"),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
 
