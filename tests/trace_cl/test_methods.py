@@ -29,7 +29,16 @@ METHODS = [
     ("joint", ("strategy=joint",)),
     # bounds
     # penalties, merging
-    # gradients, freezing
+    ("agem", ("strategy=agem", "strategy.memory_size=5")),
+    ("agem+hft", ("strategy=agem", "hft=true")),
+    ("ogd", ("strategy=ogd", "strategy.examples=4", "strategy.memory_dtype=bf16")),
+    ("ogd+hft", ("strategy=ogd", "strategy.examples=4", "hft=true")),
+    ("lisa", ("strategy=lisa", "strategy.layers=1", "strategy.period=3")),
+    ("lisa+hft", ("strategy=lisa", "strategy.layers=1", "strategy.period=2", "hft=true")),
+    ("dynamic_freezing", ("strategy=dynamic_freezing",)),
+    ("dynamic_freezing+hft", ("strategy=dynamic_freezing", "hft=true")),
+    ("autofreeze", ("strategy=autofreeze", "strategy.tests=1")),
+    ("autofreeze+hft", ("strategy=autofreeze", "strategy.tests=3", "hft=true", "model.dtype=bf16")),
     # memories
     # prompts
     # low-rank adapters

@@ -55,7 +55,10 @@ METHODS = {
     "merging": ("strategy._target_=ranks.Merging",),
     # bounds
     # penalties, merging
-    # gradients, freezing
+    "agem": ("strategy=agem",),
+    "agem+hft": ("strategy=agem", "hft=true"),
+    "ogd": ("strategy=ogd", "strategy.examples=4"),
+    "ogd+hft": ("strategy=ogd", "strategy.examples=4", "hft=true"),
     # memories
     # prompts
     # low-rank adapters
@@ -67,8 +70,8 @@ PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc"),
-    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "ogd+hft"),
+    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts", "agem"),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
 
