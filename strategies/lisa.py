@@ -46,7 +46,8 @@ class LISA(SeqFT):
         self.depth = len(decoder_layers(model))
         if self.layers > self.depth:
             raise Unsuitable(
-                f"strategy.layers={self.layers} are more layers than the {self.depth} of {type(model).__name__}"
+                f"strategy.layers={self.layers} are more layers than {type(model).__name__} has: "
+                f"set it to {self.depth} or fewer"
             )
         return model
 
