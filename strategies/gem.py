@@ -102,6 +102,12 @@ def inner_products(gradients: Sequence[Parts]) -> Tensor:
     return torch.stack(tables)
 
 
+def keep(task: Task, size: int, draw: Random) -> list[int]:
+    """Which of a task's training examples are kept: their indices, in order."""
+    examples = range(len(task.train))
+    return sorted(draw.sample(examples, min(size, len(examples))))
+
+
 @dataclass
 class GEM(SeqFT):
     """Sequential fine-tuning whose every step is made to agree with the past tasks' memories.
@@ -214,10 +220,8 @@ class GEM(SeqFT):
     def end_round(self, round: Round, learner: Learner) -> dict[str, Any]:
         if self.memory == "last_batch":
             self.last[round.task.name] = learner.gather(self.batch)
-        examples = range(len(round.task.train))
-        draw = Random(f"gem/{round.seed}/{round.number}")
         self.remembered, self.past = [], {}
-        self.kept[round.task.name] = sorted(draw.sample(examples, min(self.memory_size, len(examples))))
+        self.kept[round.task.name] = keep(round.task, self.memory_size, Random(f"gem/{round.seed}/{round.number}"))
         return {
             "memory": self.kept[round.task.name],
             "projected_steps": self.projected,

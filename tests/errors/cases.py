@@ -75,6 +75,16 @@ SECTIONS = {
             "engine.offload_optimizer=true needs engine.zero_stage=2 or 3",
         ),
         Case("", "engine.offload_optimizer=true", "engine.offload_optimizer=true needs engine=deepspeed on one device"),
+        Case(
+            "",
+            "strategy=lisa engine=deepspeed",
+            "this strategy changes within a round which parameters learn, and DeepSpeed cannot: set engine=torch, on one device",
+        ),
+        Case(
+            "",
+            "strategy=lisa strategy.layers=99",
+            "strategy.layers=99 are more layers than LlamaForCausalLM has: set it to 2 or fewer",
+        ),
         Case("", "training.global_batch=0", "training.global_batch=0 must be at least 1"),
         Case(
             "",

@@ -40,6 +40,16 @@ METHODS = [
     ("merge", ("strategy=merge", "strategy.how=dare", "strategy.density=0.7")),
     ("merge+hft", ("strategy=merge", "strategy.how=ties", "strategy.other=base", "hft=true")),
     # gradients, freezing
+    ("agem", ("strategy=agem", "strategy.memory_size=5")),
+    ("agem+hft", ("strategy=agem", "hft=true")),
+    ("ogd", ("strategy=ogd", "strategy.examples=4", "strategy.memory_dtype=bf16")),
+    ("ogd+hft", ("strategy=ogd", "strategy.examples=4", "hft=true")),
+    ("lisa", ("strategy=lisa", "strategy.layers=1", "strategy.period=3")),
+    ("lisa+hft", ("strategy=lisa", "strategy.layers=1", "strategy.period=2", "hft=true")),
+    ("dynamic_freezing", ("strategy=dynamic_freezing",)),
+    ("dynamic_freezing+hft", ("strategy=dynamic_freezing", "hft=true")),
+    ("autofreeze", ("strategy=autofreeze", "strategy.tests=1")),
+    ("autofreeze+hft", ("strategy=autofreeze", "strategy.tests=3", "hft=true", "model.dtype=bf16")),
     # memories
     # prompts
     # low-rank adapters

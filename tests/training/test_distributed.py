@@ -66,6 +66,10 @@ METHODS = {
     "merge": ("strategy=merge", "strategy.how=dare", "strategy.density=0.7"),
     "merge+hft": ("strategy=merge", "strategy.other=base", "hft=true"),
     # gradients, freezing
+    "agem": ("strategy=agem",),
+    "agem+hft": ("strategy=agem", "hft=true"),
+    "ogd": ("strategy=ogd", "strategy.examples=4"),
+    "ogd+hft": ("strategy=ogd", "strategy.examples=4", "hft=true"),
     # memories
     # prompts
     # low-rank adapters
@@ -79,6 +83,8 @@ HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
     2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "l2sp", "mixout+hft", "merge"),
     3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts", "l2sp+hft", "mixout", "merge+hft"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "ogd+hft"),
+    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts", "agem"),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
 
