@@ -192,6 +192,11 @@ class Learner(Answerer, Protocol):
         this round. Parameters that `whole` does not name are not in the answer."""
         ...
 
+    def logits(self, example: Example) -> Tensor:
+        """What the model now predicts at the example's answer positions (tokens × vocabulary), without dropout and
+        without gradient. Every rank goes through all of the example, in step."""
+        ...
+
     def snapshot(self) -> Model:
         """A frozen copy of the model as it is now."""
         ...
