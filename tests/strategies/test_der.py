@@ -31,7 +31,8 @@ def learner_of(model: PreTrainedModel, strategy: DER, budget: int = 4096) -> Tor
 def predicted(model: PreTrainedModel, example: Example) -> Tensor:
     """What the plain model predicts at the answer's tokens."""
     ids = torch.tensor([[*example.prompt, *example.answer]])
-    return model(input_ids=ids).logits[0, len(example.prompt) - 1 : -1]
+    logits: Tensor = model(input_ids=ids).logits[0, len(example.prompt) - 1 : -1]
+    return logits
 
 
 def remembering(model: PreTrainedModel, rounds: int = 1, budget: int = 4096, **settings: float) -> DER:
@@ -137,8 +138,8 @@ def test_the_two_terms_learn_from_draws_of_their_own(model: PreTrainedModel) -> 
     assert [len(draw) for draw in drawn] == [6] * 4
     assert len({tuple(map(id, draw)) for draw in drawn}) == 4
     assert all(isinstance(example, Remembered) for draw in drawn for example in draw)
-    answers = {id(example): task.name for task in TASKS for example in task.train for example in [example.answer]}
-    assert {answers[id(example.answer)] for draw in drawn for example in draw} == {"a", "b"}
+    task_of = {id(example.answer): task.name for task in TASKS for example in task.train}
+    assert {task_of[id(example.answer)] for draw in drawn for example in draw} == {"a", "b"}
 
 
 def test_a_restart_remembers_the_same(model: PreTrainedModel, tmp_path: Path) -> None:
