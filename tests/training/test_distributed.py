@@ -56,7 +56,8 @@ METHODS = {
     # bounds
     # penalties, merging
     # gradients, freezing
-    # memories
+    "der": ("strategy=der", "strategy.memory_size=5", "strategy.memory_batch=3"),
+    "mbpa": ("strategy=mbpa", "strategy.steps=2", "strategy.neighbours=3", "strategy.ratio=0.2"),
     # prompts
     # low-rank adapters
     # peft's
@@ -67,8 +68,8 @@ PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc"),
-    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "mbpa"),
+    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts", "der"),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
 
