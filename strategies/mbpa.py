@@ -53,12 +53,12 @@ class MbPA(SeqFT):
     `rate`, on its `neighbours` (K) in memory; `pull` is λ. With `steps=0` nothing is adapted, and no key ever made.
     """
 
-    neighbours: int = 32  # the paper's K, section 4.2
-    steps: int = 30  # the paper's L, section 4.2
-    rate: float = 1e-3  # h3lio5/episodic-lifelong-learning's; conf/strategy/mbpa.yaml takes the training's
-    pull: float = 0.001  # the paper's λ, section 4.2
-    ratio: float = 0.01  # the paper's 100 examples for every 10,000 that are learned, section 3.2
-    stored: float = 1.0  # the paper's: everything; its section 4.4 tries 0.5 and 0.1
+    neighbours: int = 32  # the paper's K (section 4)
+    steps: int = 30  # the paper's L (section 4)
+    rate: float = 1e-3  # that of h3lio5/episodic-lifelong-learning; conf/strategy/mbpa.yaml takes the training's
+    pull: float = 0.001  # the paper's λ, and that of h3lio5's code
+    ratio: float = 0.01  # the paper's 100 examples for every 10,000 that are learned (section 3)
+    stored: float = 1.0  # the paper's: everything; it also tries 0.5 and 0.1
 
     name = "mbpa"
     uses = frozenset({"snapshot"})
@@ -76,6 +76,8 @@ class MbPA(SeqFT):
 
     def build(self, load: LoadModel, checkpoint: Path | None, rounds: Sequence[Round]) -> PreTrainedModel:
         self.load, self.model = load, load(checkpoint)
+        sizes = [(parameter.numel(), parameter.element_size()) for parameter in self.model.parameters()]
+        self.weights, self.bytes = sum(count for count, _ in sizes), sum(count * size for count, size in sizes)
         self.memories = {round.task.name: self.memory(round.seed, round.task) for round in rounds}
         return self.model
 
@@ -130,11 +132,9 @@ class MbPA(SeqFT):
         device, and those they begin from are kept."""
         if not self.steps:
             return Bytes()
-        sizes = [(parameter.numel(), parameter.element_size()) for parameter in self.model.parameters()]
-        weights, learning = sum(count * size for count, size in sizes), sum(count for count, _ in sizes)
         width = self.model.config.get_text_config().hidden_size
         keys = sum(len(self.memories[task.name]) for task in round.tasks)
-        return Bytes(device=2 * weights + 4 * 4 * max(0, learning - trainable), host=4 * width * keys)
+        return Bytes(device=2 * self.bytes + 4 * 4 * (self.weights - trainable), host=4 * width * keys)
 
     def save(self, folder: Path) -> None:
         if self.keys:

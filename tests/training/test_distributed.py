@@ -56,7 +56,7 @@ METHODS = {
     # bounds
     # penalties, merging
     # gradients, freezing
-    "der": ("strategy=der", "strategy.memory_size=5", "strategy.memory_batch=3"),
+    "der": ("strategy=der", "strategy.memory_size=5", "strategy.memory_batch=3", "strategy.top_k=5"),
     "mbpa": ("strategy=mbpa", "strategy.steps=2", "strategy.neighbours=3", "strategy.ratio=0.2"),
     # prompts
     # low-rank adapters
@@ -106,6 +106,7 @@ still_spread = [
         ("ewc+hft", pytest.mark.whole_grid),
         ("progressive_prompts", pytest.mark.whole_grid),
         ("merging", pytest.mark.whole_grid),
+        ("der", pytest.mark.whole_grid),
     )
 ]
 in_bf16 = [Job("gem+hft", (f"engine.zero_stage={stage}", "model.dtype=bf16")) for stage in (0, 2, 3)]
