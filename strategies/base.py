@@ -159,6 +159,17 @@ class Answerer(Protocol):
         ...
 
 
+class Adaptable(Answerer, Protocol):
+    """What answers prompts while answers are scored. A strategy that has it adapted `uses` a `snapshot`: the model must
+    lie whole on every device."""
+
+    def adapted(self, examples: Sequence[Example], steps: int, rate: float, pull: float) -> Answerer:
+        """One that answers with the model adapted to these examples: so many steps on all its weights, at a rate of
+        `rate`, lower their mean loss plus `pull` times the squared distance from where the weights began. After each
+        answer they are back there."""
+        ...
+
+
 class Learner(Answerer, Protocol):
     """What the runner lends a strategy while a round is trained: the same words on one device and on many.
 
@@ -197,6 +208,11 @@ class Learner(Answerer, Protocol):
     def scatter(self, whole: dict[str, Tensor]) -> Parts:
         """What `gather` gave, dealt out again, whatever the number of ranks now, for those parameters that learn in
         this round. Parameters that `whole` does not name are not in the answer."""
+        ...
+
+    def logits(self, example: Example) -> Tensor:
+        """What the model now predicts at the example's answer positions (tokens × vocabulary), without dropout and
+        without gradient. Every rank goes through all of the example, in step."""
         ...
 
     def snapshot(self) -> Model:
@@ -312,7 +328,7 @@ class Strategy:
         """After the round's last step; what is returned joins the round's record."""
         return {}
 
-    def answer(self, task: Task, prompts: Sequence[list[int]], learner: Answerer) -> list[str]:
+    def answer(self, task: Task, prompts: Sequence[list[int]], learner: Adaptable) -> list[str]:
         """Answers to a task's prompts, in their order."""
         return learner.generate(prompts)
 

@@ -139,6 +139,7 @@ def use_every_word(
     learner.set_weights(merged)
     noted["merged"] = learner.gather(learner.weights())
     noted["answers"].append(answers())
+    noted["logits"] = learner.logits(EXAMPLES[2])
     noted["loss, merged"] = learner.backward(EXAMPLES)
     noted["teacher"] = teacher.logits(collate(EXAMPLES, 18, CPU))
     assert not noted["teacher"].requires_grad

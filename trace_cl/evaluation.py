@@ -1,9 +1,10 @@
 """Evaluation: greedy answers, batched, and their scores."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ from trace_cl.decoding import Decoder
 from trace_cl.errors import UserError
 from trace_cl.metrics import VARIANTS, Settled, score_answers, score_corpus
 from trace_cl.records.predictions import Prediction
+from trace_cl.strategies.base import Example
+from trace_cl.training.adaptation import Adaptation
 from trace_cl.training.model import is_spread
 from trace_cl.training.ranks import Ranks
 from trace_cl.training.room import gave_out
@@ -46,7 +49,8 @@ class Generator:
     """What answers prompts: the model and how it is asked. `answer_tokens` is how long an answer may be; it ends sooner
     where it is `settled`: where no continuation can change its score.
 
-    Each of the `ranks` answers prompts of its own; while the model's weights are spread over them, all in step.
+    Each of the `ranks` answers prompts of its own; while the model's weights are spread over them, all in step. With an
+    `adaptation` the model is adapted first, `learning_tokens` at once, and afterwards as it was.
     """
 
     model: PreTrainedModel
@@ -56,7 +60,9 @@ class Generator:
     ranks: Ranks
     settled: Settled | None = None
     kept: Kept | None = None
-    calls: Iterator[int] = field(default_factory=count, init=False, repr=False, compare=False)
+    learning_tokens: int = 8192
+    adaptation: Adaptation | None = None
+    calls: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
         """Greedy answers, in the order of `prompts`. With `tokens` they are whole texts of at most so many tokens, and
@@ -71,12 +77,17 @@ class Generator:
             self.ranks if is_spread(self.model) else None,
             self.settled if tokens is None else None,
             None if self.kept is None else _KeptOfCall(self.kept, number),
+            nullcontext if self.adaptation is None else partial(self.adaptation.of, self.model),
         )
 
     def encode(self, text: str) -> list[int]:
         """A text's token ids, without a start or end token."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
+
+    def adapted(self, examples: Sequence[Example], steps: int, rate: float, pull: float) -> "Generator":
+        """One that answers with the model adapted to these examples (`Adaptation`), each time anew."""
+        return replace(self, adaptation=Adaptation(examples, steps, rate, pull, self.learning_tokens))
 
 
 @dataclass(frozen=True)
@@ -105,13 +116,14 @@ def generate(
     in_step_with: Ranks | None = None,
     settled: Settled | None = None,
     kept: Kept | None = None,
+    prepared: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> list[str]:
     """Greedy answers of at most `answer_tokens` tokens, in the order of `prompts`.
 
     Prompts of like length are answered together, as many as `tokens_per_batch` allows, the longest first. Where the
     weights are spread over ranks (`in_step_with`), each answers prompts of its own, and all go on until the last is
     done. An answer whose text is `settled` ends there; those beside it in the batch go on. Groups that `kept` knows are
-    not generated again.
+    not generated again; the model is `prepared` for the others, if there are any.
     """
     decoder = Decoder(tokenizer)
     ends = _end_tokens(model, tokenizer)
@@ -130,12 +142,13 @@ def generate(
     if in_step_with is not None:
         most = max(number for [number] in in_step_with.gather([len(to_do)]))
         to_do += [([], "")] * (most - len(to_do))
-    for group, key in to_do:
-        rows = _continue(model, [prompts[index] for index in group], config, ends, decoder, settled, in_step_with)
-        for index, row in zip(group, rows, strict=True):
-            answers[index] = decoder.text(row)
-        if kept is not None and group:
-            kept.put(key, rows)
+    with prepared() if to_do else nullcontext():
+        for group, key in to_do:
+            rows = _continue(model, [prompts[index] for index in group], config, ends, decoder, settled, in_step_with)
+            for index, row in zip(group, rows, strict=True):
+                answers[index] = decoder.text(row)
+            if kept is not None and group:
+                kept.put(key, rows)
     return answers
 
 

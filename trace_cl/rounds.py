@@ -181,6 +181,7 @@ class Run:
             task.answer_tokens,
             self.config.evaluation.tokens_per_batch,
             self.ranks,
+            learning_tokens=self.config.training.tokens_per_batch,
         )
 
     def batches(self, round: Round) -> Iterator[tuple[Phase, int, list[Example]]]:

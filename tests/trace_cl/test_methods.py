@@ -51,6 +51,10 @@ METHODS = [
     ("autofreeze", ("strategy=autofreeze", "strategy.tests=1")),
     ("autofreeze+hft", ("strategy=autofreeze", "strategy.tests=3", "hft=true", "model.dtype=bf16")),
     # memories
+    ("der", ("strategy=der", "strategy.memory_size=5", "strategy.memory_batch=3")),
+    ("der+hft", ("strategy=der", "hft=true")),
+    ("mbpa", ("strategy=mbpa", "strategy.steps=1", "strategy.neighbours=2", "strategy.ratio=0.2")),
+    ("mbpa+hft", ("strategy=mbpa", "strategy.steps=1", "strategy.neighbours=2", "strategy.stored=0.5", "hft=true")),
     # prompts
     # low-rank adapters
     # peft's

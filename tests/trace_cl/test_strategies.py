@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from support import Killed, compose, killed_after, only_run, results
+from support import Killed, compose, everything, killed_after, only_run, results
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trace_cl import evaluation
@@ -19,6 +19,7 @@ from trace_cl.build import build_strategy
 from trace_cl.data.batches import Encoder
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate
+from trace_cl.training.adaptation import Adaptation
 from trace_cl.training.loss import LanguageModel
 from trace_cl.training.model import load_tokenizer
 from trace_cl.training.torch_engine import TorchLearner
@@ -107,6 +108,52 @@ def test_a_strength_of_nothing_is_seqft_bit_for_bit(run: Run, strategy: str, set
     assert results(plain) == results(other)
     weights = [(folder / "checkpoint" / "model.safetensors").read_bytes() for folder in (plain, other)]
     assert weights[0] == weights[1]
+
+
+NOTHING = {
+    "der": ("strategy.alpha=0", "strategy.beta=0"),
+    "mbpa": ("strategy.steps=0", "strategy.ratio=0"),
+}
+
+
+@pytest.mark.parametrize("strategy", NOTHING)
+def test_a_memory_that_is_never_read_is_seqft_bit_for_bit(run: Run, strategy: str) -> None:
+    plain = everything(run())
+    assert everything(run(f"strategy={strategy}", *NOTHING[strategy], method=strategy)) == plain
+
+
+def test_adapting_to_every_prompt_leaves_no_trace_in_what_is_learned(run: Run) -> None:
+    """Three rounds with weights that were adapted and put back in between are those of SeqFT, byte for byte; the
+    answers are not."""
+    plain = everything(run())
+    adapted = everything(
+        run("strategy=mbpa", "strategy.steps=2", "strategy.rate=0.1", "strategy.ratio=0", method="mbpa")
+    )
+    for shared in ("model.safetensors", "train.jsonl", "predictions/round0/FOMC.jsonl"):
+        assert adapted[shared] == plain[shared], shared
+    assert any(adapted[file] != plain[file] for file in plain if file.startswith("predictions/round3"))
+
+
+def test_scoring_that_is_stopped_goes_on_to_the_same_adapted_answers(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mbpa = ("strategy=mbpa", "strategy.steps=2", "strategy.rate=0.1", "benchmark.order=[C-STANCE,FOMC]")
+    whole = everything(run(*mbpa, method="mbpa"))
+    adapt, count = Adaptation._adapt, [0]
+
+    def counted(self: Adaptation, model: PreTrainedModel) -> None:
+        count[0] += 1
+        if count[0] == 7:  # in the second round, between two prompts of a task
+            raise Killed
+        adapt(self, model)
+
+    monkeypatch.setattr(Adaptation, "_adapt", counted)
+    again = (*mbpa, f"runs_dir={tmp_path / 'again'}")
+    with pytest.raises(Killed):
+        run(*again)
+    run(*again)
+    assert everything(only_run(tmp_path / "again")) == whole
+    assert count[0] == 1 + 3 * 4, "each prompt once, but for the one that was being answered"
 
 
 def test_replay_counts_its_sources_and_trains_on_them(run: Run) -> None:

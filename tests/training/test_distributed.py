@@ -71,6 +71,8 @@ METHODS = {
     "ogd": ("strategy=ogd", "strategy.examples=4"),
     "ogd+hft": ("strategy=ogd", "strategy.examples=4", "hft=true"),
     # memories
+    "der": ("strategy=der", "strategy.memory_size=5", "strategy.memory_batch=3", "strategy.top_k=5"),
+    "mbpa": ("strategy=mbpa", "strategy.steps=2", "strategy.neighbours=3", "strategy.ratio=0.2"),
     # prompts
     # low-rank adapters
     # peft's
@@ -81,10 +83,20 @@ PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "l2sp", "mixout+hft", "merge"),
-    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts", "l2sp+hft", "mixout", "merge+hft"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "ogd+hft"),
-    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts", "agem"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "l2sp", "mixout+hft", "ogd+hft", "der"),
+    3: (
+        "seqft+hft",
+        "gem",
+        "replay+hft",
+        "ewc+hft",
+        "lwf",
+        "progressive_prompts",
+        "l2sp+hft",
+        "mixout",
+        "agem",
+        "mbpa",
+        "merge+hft",
+    ),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
 
@@ -121,6 +133,7 @@ still_spread = [
         ("ewc+hft", pytest.mark.whole_grid),
         ("progressive_prompts", pytest.mark.whole_grid),
         ("merging", pytest.mark.whole_grid),
+        ("der", pytest.mark.whole_grid),
     )
 ]
 in_bf16 = [Job("gem+hft", (f"engine.zero_stage={stage}", "model.dtype=bf16")) for stage in (0, 2, 3)]

@@ -221,6 +221,13 @@ class DeepSpeedLearner:
         for name, part in parts.items():
             self.held.moment(name, kind).copy_(part)
 
+    @torch.no_grad()
+    def logits(self, example: Example) -> Tensor:
+        self.engine.eval()
+        logits = self.objective.logits(collate([example], len(example.answer), self.device))
+        self.engine.train()
+        return logits
+
     def snapshot(self) -> LanguageModel:
         """A whole copy on every device. Raises UserError where there is no room even for one whole model."""
         if self.parent.partitioned:

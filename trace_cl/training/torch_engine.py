@@ -159,6 +159,13 @@ class TorchLearner:
         for name, part in parts.items():
             (self.touched[name] if kind == WEIGHTS else self.optimizer.state[self.parameters[name]][kind]).copy_(part)
 
+    @torch.no_grad()
+    def logits(self, example: Example) -> Tensor:
+        self.model.eval()
+        logits = self.objective.logits(collate([example], len(example.answer), self.model.device))
+        self.model.train()
+        return logits
+
     def snapshot(self) -> LanguageModel:
         teacher = copy.deepcopy(self.model).requires_grad_(False).eval()
         cast(teacher.parameters(), self.dtype)

@@ -1,0 +1,185 @@
+"""A model adapted to a few examples: against a loop by hand; and nothing of it is left."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from support import FakeTask
+from torch.nn.functional import cross_entropy
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+from trace_cl.evaluation import Generator
+from trace_cl.strategies.base import Example
+from trace_cl.tiny import CHECKPOINT
+from trace_cl.training.adaptation import Adaptation
+from trace_cl.training.model import load_tokenizer
+from trace_cl.training.ranks import Ranks
+from trace_cl.training.torch_engine import TorchLearner
+
+TOKENIZER = load_tokenizer(str(CHECKPOINT))
+EXAMPLES = FakeTask("a", 0).train[:4]
+PROMPTS = [example.prompt for example in FakeTask("b", 1).train[:3]]
+
+
+def load(small_model: Path, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    model: PreTrainedModel = LlamaForCausalLM.from_pretrained(small_model, dtype=dtype)
+    return model.eval()
+
+
+def adaptation(steps: int = 3, pull: float = 0.3, budget: int = 4096) -> Adaptation:
+    return Adaptation(EXAMPLES, steps, 0.01, pull, budget)
+
+
+@pytest.mark.parametrize("budget", [4096, 30], ids=["whole", "cut"])
+def test_the_steps_are_adams_by_hand(small_model: Path, budget: int) -> None:
+    """Kingma and Ba's algorithm 1 (betas 0.9 and 0.95, as in training) on the clipped gradient of both terms, by
+    autograd."""
+    model, by_hand = load(small_model), load(small_model)
+    parameters = list(by_hand.parameters())
+    start = [p.detach().clone() for p in parameters]
+    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    for step in range(1, 4):
+        losses = []
+        for example in EXAMPLES:
+            ids = torch.tensor([[*example.prompt, *example.answer]])
+            logits = by_hand(input_ids=ids).logits[0, len(example.prompt) - 1 : -1]
+            losses.append(cross_entropy(logits, ids[0, len(example.prompt) :], reduction="none"))
+        distance = torch.stack([(p - s).square().sum() for p, s in zip(parameters, start, strict=True)]).sum()
+        gradients = torch.autograd.grad(torch.cat(losses).mean() + 0.3 * distance, parameters)
+        norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+        with torch.no_grad():
+            for p, g, m, v in zip(parameters, gradients, first, second, strict=True):
+                clipped = g * min(1.0, 1 / (norm + 1e-6))
+                m.mul_(0.9).add_(0.1 * clipped)
+                v.mul_(0.95).add_(0.05 * clipped.square())
+                p -= 0.01 * (m / (1 - 0.9**step)) / ((v / (1 - 0.95**step)).sqrt() + 1e-8)
+    with adaptation(budget=budget).of(model):
+        for (name, ours), theirs in zip(model.named_parameters(), parameters, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7, msg=name)
+    assert not torch.equal(start[0], parameters[0])
+
+
+@contextmanager
+def untouched(model: PreTrainedModel) -> Iterator[None]:
+    """The weights are the same tensors with the same bytes afterwards; flags, gradients and mode are as they were."""
+    before = {name: (p.data_ptr(), p.detach().clone(), p.requires_grad) for name, p in model.named_parameters()}
+    training, configured = model.training, model.generation_config
+    yield
+    for name, parameter in model.named_parameters():
+        place, values, learns = before[name]
+        assert parameter.data_ptr() == place, name
+        assert torch.equal(parameter, values), name
+        assert parameter.dtype == values.dtype
+        assert parameter.requires_grad == learns, name
+        assert parameter.grad is None, name
+    assert model.training == training
+    assert model.generation_config is configured
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_afterwards_everything_is_as_before(small_model: Path, dtype: torch.dtype) -> None:
+    model = load(small_model, dtype)
+    model.model.layers[0].requires_grad_(False)
+    with untouched(model), adaptation().of(model):
+        assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+        assert not model.training
+        assert not torch.equal(model.lm_head.weight, load(small_model, dtype).lm_head.weight)
+
+
+def test_also_when_something_goes_wrong(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(small_model)
+    model.lm_head.requires_grad_(False)
+    with untouched(model), pytest.raises(KeyError), adaptation().of(model):
+        raise KeyError
+    monkeypatch.setattr(TorchLearner, "step", lambda self: {}["no room"])
+    with untouched(model), pytest.raises(KeyError), adaptation().of(model):
+        pass
+
+
+def test_bf16_is_adapted_by_what_bf16_alone_would_swallow(small_model: Path) -> None:
+    """Steps of 1e-5 that only together are more than bf16 can tell apart."""
+    model = load(small_model, torch.bfloat16)
+    before = model.lm_head.weight.detach().float().clone()
+    with Adaptation(EXAMPLES[:1], 30, 1e-5, 0.0, 4096).of(model):
+        moved = (model.lm_head.weight.float() - before).abs().max()
+    assert 1e-4 < moved < 5e-4
+
+
+def test_the_pull_holds_the_weights_back(small_model: Path) -> None:
+    model = load(small_model)
+    moved = []
+    before = copy.deepcopy(model.lm_head.weight.data)
+    for pull in (0.0, 1.0, 100.0):
+        with adaptation(steps=8, pull=pull).of(model):
+            moved.append((model.lm_head.weight - before).norm().item())
+    assert moved[0] > moved[1] > moved[2]
+
+
+def test_dropout_does_not_draw(small_model: Path) -> None:
+    model = load(small_model)
+    model.config.attention_dropout = 0.5
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        with adaptation().of(model):
+            found.append(model.lm_head.weight.detach().clone())
+    assert torch.equal(*found)
+
+
+class Remembering(dict[str, list[list[int]]]):
+    """Kept answers, in memory."""
+
+    def put(self, key: str, rows: list[list[int]]) -> None:
+        self[key] = rows
+
+
+def generator(model: PreTrainedModel, kept: Remembering | None = None) -> Generator:
+    return Generator(model, TOKENIZER, 6, 4096, Ranks(), kept=kept, learning_tokens=4096)
+
+
+def answered(answerer: Generator) -> list[str]:
+    """Each prompt by a model adapted to other examples; the last without."""
+    adapted = [answerer.adapted(EXAMPLES[n : n + 2], 3, 0.05, 0.0).generate([PROMPTS[n]]) for n in range(2)]
+    return [answer for [answer] in [*adapted, answerer.generate(PROMPTS[2:])]]
+
+
+def test_answers_are_the_adapted_models_and_leave_it_alone(small_model: Path) -> None:
+    model = load(small_model)
+    plain = generator(model).generate(PROMPTS)
+    with untouched(model):
+        answers = answered(generator(model))
+    assert answers[0] != plain[0]
+    assert answers[2] == plain[2]
+    for n in range(2):
+        with Adaptation(EXAMPLES[n : n + 2], 5, 0.05, 0.0, 4096).of(model):
+            assert generator(model).generate([PROMPTS[n]]) == [answers[n]]
+
+
+def test_an_answer_that_is_kept_is_not_adapted_for_again(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, kept = load(small_model), Remembering()
+    answers = answered(generator(model, kept))
+    assert len(kept) == 3
+    kept.popitem()  # the last, which needs no adapting
+    monkeypatch.setattr(Adaptation, "_adapt", lambda *_: {}["adapted again"])
+    assert answered(generator(model, kept)) == answers
+    kept.pop(next(iter(kept)))
+    with pytest.raises(KeyError, match="adapted again"):
+        answered(generator(model, kept))
+
+
+def test_the_same_prompt_may_be_adapted_for_twice(small_model: Path) -> None:
+    """What is kept of the first is not taken for the second, whose examples are others."""
+    model, kept = load(small_model), Remembering()
+    for _ in range(2):
+        answerer = generator(model, kept)
+        [one], [other] = (
+            answerer.adapted([Example(PROMPTS[0], [token] * 6)], 8, 0.05, 0.0).generate(PROMPTS[:1])
+            for token in (50, 90)
+        )
+        assert one != other
+    assert len(kept) == 2
