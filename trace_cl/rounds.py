@@ -24,6 +24,7 @@ from trace_cl.data.batches import answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
+from trace_cl.likelihood import mean_loss
 from trace_cl.records.answers import Answers
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, score_curves, training_curves
@@ -319,7 +320,15 @@ class Run:
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
                 scores.setdefault(variant, {})[task.name] = figure
             self.progress.evaluated(round, task.name)
-        return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
+        return {"scores": scores, **self.general_loss(), "evaluation_seconds": to_ms(perf_counter() - began)}
+
+    def general_loss(self) -> dict[str, float | None]:
+        """The loss on general text, as the model is now; None where that is no number, and nothing where there is no
+        such text."""
+        if not self.benchmark.general:
+            return {}
+        loss = mean_loss(self.model, self.benchmark.general, self.config.training.tokens_per_batch, self.ranks)
+        return {"general_loss": loss if math.isfinite(loss) else None}
 
     def report(self, standing: Standing) -> dict[str, list[float | None]]:
         """summary.json, report.md and its pictures of the finished rounds; the newest round's figures to the logger.
@@ -341,6 +350,7 @@ class Run:
             **figures,
             "untrained_rounds": untrained,
             "zero_shot": base.get("scores", {}).get(variant, {}),
+            **report.general_loss(base, records),
             "seconds": {
                 "training": to_ms(sum(r["seconds"] for r in records)),
                 "evaluation": to_ms(sum(r.get("evaluation_seconds", 0) for r in (base, *records))),

@@ -37,6 +37,7 @@ FREE = (
     "benchmark.source",
     "benchmark.root",
     "benchmark.generator",
+    "benchmark.general",
     "benchmark.counts",
     "training.tokens_per_batch",
     "evaluation.tokens_per_batch",
@@ -46,7 +47,7 @@ FREE = (
     "logger",
 )
 """Settings, or groups of them, a run may continue under others of: where things lie or are logged, how fast they go,
-and the rates of which `training.learning_rate` is the one in use."""
+what is measured beside the scores, and the rates of which `training.learning_rate` is the one in use."""
 
 
 def write(path: Path, content: str | bytes) -> None:
