@@ -90,7 +90,7 @@ class BenchmarkConfig:
     generator: str | None = None
     """The dotted name of the function that generates its examples."""
     general: str | None = None
-    """The dotted name of the function that gives general text, whose loss after each round is recorded; `null`: none."""
+    """The dotted name of the function that gives general text, whose loss each round records; `null`: none."""
     order: list[str] = MISSING
     """The tasks that are learned, in this order."""
     tasks: dict[str, TaskConfig] = MISSING

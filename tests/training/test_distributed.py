@@ -53,6 +53,7 @@ METHODS = {
     "progressive_prompts": ("strategy=progressive_prompts",),
     "joint": ("strategy=joint",),
     "merging": ("strategy._target_=ranks.Merging",),
+    "seqft+hft general": ("hft=true", "benchmark.general=trace_cl.data.embedded.general.generate"),
     # bounds
     # penalties, merging
     # gradients, freezing
@@ -67,7 +68,7 @@ PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "seqft+hft general"),
     3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
@@ -100,7 +101,7 @@ grid = [
 still_spread = [
     pytest.param(Job(method, ("engine.zero_stage=3", "engine.gather=false")), marks=marks, id=method)
     for method, marks in (
-        ("seqft+hft", ()),
+        ("seqft+hft general", ()),
         ("lora_seqft", ()),
         ("ewc+hft", pytest.mark.whole_grid),
         ("progressive_prompts", pytest.mark.whole_grid),
@@ -168,6 +169,12 @@ def recorded(folder: Path, figure: str) -> list[float]:
     return [step[figure] for step in steps if figure in step]
 
 
+def general_losses(folder: Path) -> list[float]:
+    """The loss on general text of the base model and after every round, where it was measured."""
+    records = [json.loads((folder / "rounds" / f"round{t}.json").read_text()) for t in range(len(TASKS) + 1)]
+    return [record["general_loss"] for record in records if "general_loss" in record]
+
+
 def assert_same_run(folder: Path, reference: Path) -> None:
     assert (folder / "matrix.csv").read_text() == (reference / "matrix.csv").read_text()
     # The norm is that before clipping, which would hide a gradient twice too large.
@@ -175,6 +182,7 @@ def assert_same_run(folder: Path, reference: Path) -> None:
         assert recorded(folder, figure) == pytest.approx(recorded(reference, figure), rel=1e-3), figure
     # A difference of what is almost alike.
     assert recorded(folder, "distillation") == pytest.approx(recorded(reference, "distillation"), rel=0.01, abs=1e-5)
+    assert general_losses(folder) == pytest.approx(general_losses(reference), rel=1e-4)
     ours, theirs = weights(folder), weights(reference)
     assert ours.keys() == theirs.keys()
     # Weights are smaller than one; EWC's Fisher information, which lies among them, is not.

@@ -92,8 +92,8 @@ def terms_of(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def general_loss(base: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The loss on general text as summary.json holds it: after each of these rounds, and the base model's (None where it
-    was not measured); nothing of a run that measured none."""
+    """The loss on general text as summary.json holds it: after each of these rounds, and the base model's (None where
+    it was not measured); nothing of a run that measured none."""
     losses = [record.get("general_loss") for record in (base, *rounds)]
     if losses == [None] * len(losses):
         return {}
@@ -101,7 +101,10 @@ def general_loss(base: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -
 
 
 def table_of(
-    rows: Sequence[Sequence[float]], tasks: Sequence[str], values: Mapping[str, Sequence[float | None]], summary: Summary
+    rows: Sequence[Sequence[float]],
+    tasks: Sequence[str],
+    values: Mapping[str, Sequence[float | None]],
+    summary: Summary,
 ) -> pd.DataFrame:
     """The matrix, its figures, and the loss on general text where there is one."""
     frame = table(rows, tasks, values)
