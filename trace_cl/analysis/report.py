@@ -9,13 +9,22 @@ import pandas as pd
 
 from trace_cl import metrics
 from trace_cl.analysis.plots import Method, curves, heatmap, image
-from trace_cl.analysis.text import UNDEFINED, headline, legend, markdown, render, square, table, undefined
+from trace_cl.analysis.text import (
+    GENERAL,
+    UNDEFINED,
+    headline,
+    legend,
+    markdown,
+    number,
+    render,
+    square,
+    table,
+    undefined,
+)
 from trace_cl.records.files import write
 from trace_cl.records.terms import findings
 
 __all__ = ["figures", "render", "write_report"]
-
-GENERAL = "loss on general text"
 
 Summary = Mapping[str, Any]
 """What summary.json holds."""
@@ -109,7 +118,7 @@ def table_of(
     """The matrix, its figures, and the loss on general text where there is one."""
     frame = table(rows, tasks, values)
     if losses := summary.get("general_loss"):
-        frame.loc[GENERAL] = [nats(loss) for loss in losses]
+        frame.loc[GENERAL] = [number(loss, digits=3) for loss in losses]
     return frame
 
 
@@ -119,13 +128,8 @@ def on_general_text(summary: Summary) -> str:
         return ""
     return (
         f" {GENERAL.capitalize()}: mean cross-entropy, in nats a token, of text that is no task's; the base model's is "
-        f"{nats(summary['base_general_loss'])}."
+        f"{number(summary['base_general_loss'], digits=3)}."
     )
-
-
-def nats(loss: float | None) -> str:
-    """A loss with three decimals, a dash where it is not there."""
-    return UNDEFINED if loss is None else f"{loss:.3f}"
 
 
 def write_report(

@@ -149,6 +149,11 @@ def is_score(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
 
 
+def is_loss(value: object) -> bool:
+    """Whether it is a loss that was measured, or None for one that was not."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value >= 0)
+
+
 def as_json(value: object) -> str:
     """Readable JSON; NaN is refused, because JSON has none."""
     return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
