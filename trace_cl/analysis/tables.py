@@ -18,7 +18,6 @@ import pandas as pd
 from trace_cl import metrics
 from trace_cl.analysis import table5, table_trace
 from trace_cl.analysis.shown import Shown, cell, contradictions, show
-from trace_cl.analysis.shown import latex as latex
 from trace_cl.analysis.stored import (
     STRATEGIES,
     StoredRun,
