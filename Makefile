@@ -4,7 +4,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-zA-Z0-9%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-zA-Z0-9%_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -69,10 +69,12 @@ BENCHMARK ?=
 SEEDS ?= 1
 JOBS ?= 1
 SINGLE := 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42
-TABLES := $(addprefix table,3 4 7 $(SINGLE))
+TABLES := $(addprefix table,3 4 5 7 $(SINGLE))
 # With a model of one's own the 13B tables rest on the same runs as the 7B ones.
 RUNS_3 = 29 30 31 32 33 34 35 $(if $(MODEL),,36 37 38 39 40 41 42)
 RUNS_4 = 27 28 29 30
+RUNS_5 = 29 30 35 $(addprefix 5-,qlora adalora p_tuning mixout ties_base dare_base ties_previous dare_previous \
+	average_previous autofreeze lisa)
 RUNS_7 = 24 25 26 30
 numbers = $(if $(filter tables,$@),3 $(filter-out 24 25 26 27 28,$(SINGLE)),$(@:table%=%))
 runs = $(addprefix table,$(or $(RUNS_$(firstword $(numbers))),$(numbers)))
@@ -89,9 +91,12 @@ $(TABLES) tables: .venv/ready
 	$(BIN)/python -m trace_cl -m $(sweep)$(side_by_side); fi; made=$$?; \
 	$(foreach table,$(numbers),$(BIN)/python -m trace_cl.tables $(table)$(call setting,--, ) --tried || made=$$?; echo;) exit $$made
 
-table%: ## a table of the paper (3, 4, 7, 24 to 42): table3 MODEL=tiny SEEDS="1 2 3" JOBS=2
-	$(error there is no table $*: choose 3, 4, 7, or 24 to 42)
+table_trace: .venv/ready ## what other papers print of TRACE, beside the runs there are; MODEL=tiny
+	$(BIN)/python -m trace_cl.tables trace$(call setting,--, )
+
+table%: ## a table of the paper (3, 4, 5, 7, 24 to 42): table3 MODEL=tiny SEEDS="1 2 3" JOBS=2
+	$(error there is no table $*: choose 3, 4, 5, 7, or 24 to 42)
 
 tables: ## Tables 3 and 29 to 42
 
-.PHONY: help setup run results report bench test test-methods test-distributed test-grid test-crash test-fuzz lint audit docs package tables $(TABLES)
+.PHONY: help setup run results report bench test test-methods test-distributed test-grid test-crash test-fuzz lint audit docs package tables table_trace $(TABLES)

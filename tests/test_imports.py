@@ -16,7 +16,7 @@ FLOORS = (
     ("data",),
     ("training",),
     ("decoding",),
-    ("evaluation", "plan", "analysis"),
+    ("evaluation", "likelihood", "plan", "analysis"),
     ("rounds",),
     ("run", "tables", "compare", "plots", "page", "results"),
     ("launch",),

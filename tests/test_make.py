@@ -49,6 +49,10 @@ def test_a_table_rests_on_the_runs_that_it_shows() -> None:
         assert runs(f"table{number}") == {f"{MODELS[0]}/{method}" for method in rows.values()}
     for number in matrices():
         assert experiments(f"table{number}") == {f"table{number}"}
+    own = {file.stem for file in (REPOSITORY / "conf" / "experiment").glob("table5-*.yaml")}
+    assert len(own) == 11
+    assert experiments("table5", "MODEL=tiny") == {"table29", "table30", "table35", *own}
+    assert "python -m trace_cl.tables trace --model tiny\n" in make("-n", "table_trace", "MODEL=tiny").stdout
 
 
 def test_n_shows_the_commands_a_user_would_type() -> None:
@@ -83,7 +87,7 @@ def test_the_table_is_rendered_whatever_happens(able: int, run: int, started: bo
 def test_an_unknown_table_is_refused() -> None:
     done = make("table23")
     assert done.returncode == 2
-    assert "there is no table 23: choose 3, 4, 7, or 24 to 42" in done.stderr
+    assert "there is no table 23: choose 3, 4, 5, 7, or 24 to 42" in done.stderr
 
 
 def package(name: str, **said: object) -> dict[str, object]:

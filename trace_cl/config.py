@@ -89,6 +89,8 @@ class BenchmarkConfig:
     """The folder of its files, `ROOT/TASK/{train,eval,test}.json`."""
     generator: str | None = None
     """The dotted name of the function that generates its examples."""
+    general: str | None = None
+    """The dotted name of the function that gives general text, whose loss each round records; `null`: none."""
     order: list[str] = MISSING
     """The tasks that are learned, in this order."""
     tasks: dict[str, TaskConfig] = MISSING

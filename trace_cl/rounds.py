@@ -24,6 +24,7 @@ from trace_cl.data.batches import answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
+from trace_cl.likelihood import mean_loss
 from trace_cl.records.answers import Answers
 from trace_cl.records.files import whole
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
@@ -315,7 +316,15 @@ class Run:
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
                 scores.setdefault(variant, {})[task.name] = figure
             self.progress.evaluated(round, task.name)
-        return {"scores": scores, "evaluation_seconds": to_ms(perf_counter() - began)}
+        return {"scores": scores, **self.general_loss(), "evaluation_seconds": to_ms(perf_counter() - began)}
+
+    def general_loss(self) -> dict[str, float | None]:
+        """The loss on general text, as the model is now; None where that is no number, and nothing where there is no
+        such text."""
+        if not self.benchmark.general:
+            return {}
+        loss = mean_loss(self.model, self.benchmark.general, self.config.training.tokens_per_batch, self.ranks)
+        return {"general_loss": loss if math.isfinite(loss) else None}
 
     def asked_for(self, round: int, task: Task) -> list[Prediction]:
         """A task's answers now, each rank its share of the examples; before any round (0) those of the model alone."""
@@ -383,6 +392,7 @@ class Run:
             **figures,
             "untrained_rounds": untrained,
             "zero_shot": base.get("scores", {}).get(variant, {}),
+            **report.general_loss(base, records),
             "seconds": {
                 "training": to_ms(sum(r["seconds"] for r in records)),
                 "evaluation": to_ms(sum(r.get("evaluation_seconds", 0) for r in (base, *records))),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from trace_cl.analysis.tables import contradictions, latex, main, make, matrices, pivot
+from trace_cl.analysis.shown import contradictions, latex
+from trace_cl.analysis.tables import main, make, matrices, pivot, rendered
 from trace_cl.analysis.text import RECOMPUTED
 from trace_cl.records.files import PUBLISHED
 
@@ -195,6 +196,29 @@ def test_latex_compiles_as_it_is_and_fits_the_page(number: int, tmp_path: Path) 
         assert "Overfull" not in done.stdout
 
 
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+@pytest.mark.parametrize("table", ["5", "trace"])
+def test_the_latex_of_the_others_compiles_too(table: str, tmp_path: Path) -> None:
+    for seed, shift in ((1, 1.0), (2, 30.0)):
+        run_of(tmp_path / "embedded" / "tiny" / "seqft" / f"seed{seed}", shift)
+    for published_only in (True, False):
+        shown = rendered(table, "tiny", None, tmp_path, published_only)
+        (tmp_path / "table.tex").write_text(latex(shown.wide, shown.caption), encoding="utf-8")
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        assert "Overfull" not in done.stdout
+
+
+def test_table_5_in_latex_is_grouped() -> None:
+    shown = rendered("5", None, None, Path("nowhere"), published_only=True)
+    document = latex(shown.wide, shown.caption)
+    assert "\\midrule\n\\textbf{sparse} &" in document
+    assert document.count("\\midrule") == 4, "one a group: the head's is the first group's"
+    assert "\\setcounter{table}{4}" in document
+    assert document.count("\\begin{") == document.count("\\end{")
+
+
 def test_an_unknown_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["23"]) == 2
-    assert capsys.readouterr().err == "error: there is no table 23 here: choose 3, 4, 7, or 24 to 42\n"
+    assert capsys.readouterr().err == "error: there is no table 23 here: choose 3, 4, 5, 7, 24 to 42, or trace\n"

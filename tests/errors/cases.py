@@ -309,6 +309,11 @@ SECTIONS = {
             "benchmark.generator=os.getcwd must give a dictionary of tasks, each a dictionary of splits",
         ),
         Case(
+            "general text is no rows",
+            "benchmark.general=os.getcwd",
+            'os.getcwd: must be a non-empty array of {"prompt": …, "answer": …}, not a text',
+        ),
+        Case(
             "a generator gives other tasks",
             "benchmark.source=generated benchmark.generator=builtins.dict",
             "builtins.dict gives no train split of C-STANCE: every task needs train, eval, test",

@@ -56,6 +56,7 @@ METHODS = {
     "single_task": ("strategy=single_task",),
     "single_task+hft": ("strategy=single_task", "hft=true"),
     "icl": ("strategy=icl",),
+    "seqft+hft general": ("hft=true", "benchmark.general=trace_cl.data.embedded.general.generate"),
     # penalties, merging
     # bounds
     "l2sp": ("strategy=l2sp",),
@@ -83,7 +84,18 @@ PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "l2sp", "mixout+hft", "ogd+hft", "der"),
+    2: (
+        "seqft",
+        "gem+hft",
+        "replay",
+        "gem last_batch",
+        "ewc",
+        "l2sp",
+        "mixout+hft",
+        "ogd+hft",
+        "der",
+        "seqft+hft general",
+    ),
     3: (
         "seqft+hft",
         "gem",
@@ -128,7 +140,7 @@ grid = [
 still_spread = [
     pytest.param(Job(method, ("engine.zero_stage=3", "engine.gather=false")), marks=marks, id=method)
     for method, marks in (
-        ("seqft+hft", ()),
+        ("seqft+hft general", ()),
         ("lora_seqft", ()),
         ("ewc+hft", pytest.mark.whole_grid),
         ("progressive_prompts", pytest.mark.whole_grid),
@@ -197,6 +209,12 @@ def recorded(folder: Path, figure: str) -> list[float]:
     return [step[figure] for step in steps if figure in step]
 
 
+def general_losses(folder: Path) -> list[float]:
+    """The loss on general text of the base model and after every round, where it was measured."""
+    records = [json.loads((folder / "rounds" / f"round{t}.json").read_text()) for t in range(len(TASKS) + 1)]
+    return [record["general_loss"] for record in records if "general_loss" in record]
+
+
 def assert_same_run(folder: Path, reference: Path) -> None:
     assert (folder / "matrix.csv").read_text() == (reference / "matrix.csv").read_text()
     # The norm is that before clipping, which would hide a gradient twice too large.
@@ -204,6 +222,7 @@ def assert_same_run(folder: Path, reference: Path) -> None:
         assert recorded(folder, figure) == pytest.approx(recorded(reference, figure), rel=1e-3), figure
     # A difference of what is almost alike.
     assert recorded(folder, "distillation") == pytest.approx(recorded(reference, "distillation"), rel=0.01, abs=1e-5)
+    assert general_losses(folder) == pytest.approx(general_losses(reference), rel=1e-4)
     ours, theirs = weights(folder), weights(reference)
     assert ours.keys() == theirs.keys()
     # Weights are smaller than one; EWC's Fisher information, which lies among them, is not.

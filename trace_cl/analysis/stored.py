@@ -23,7 +23,7 @@ from trace_cl.analysis.text import reported
 from trace_cl.config import schema_defaults
 from trace_cl.errors import UserError
 from trace_cl.names import current_name
-from trace_cl.records.files import PUBLISHED, flatten, is_score, read_json, read_matrix, read_yaml, whole
+from trace_cl.records.files import PUBLISHED, flatten, is_loss, is_score, read_json, read_matrix, read_yaml, whole
 from trace_cl.records.predictions import read_predictions, read_prompts
 
 T = TypeVar("T")
@@ -158,6 +158,11 @@ class StoredRun:
         """The base model's scores by task; empty where it was not asked."""
         return dict(self.summary.get("zero_shot", {}))
 
+    @property
+    def general_loss(self) -> float | None:
+        """The loss on general text after the newest round; None where it was not measured."""
+        return next(iter(self.summary.get("general_loss", [])[-1:]), None)
+
     def scores(self, task: str) -> dict[int, float]:
         """A task's scores by round; round 0 is the base model."""
         base = {0: self.zero_shot[task]} if task in self.zero_shot else {}
@@ -180,6 +185,7 @@ class StoredRun:
             "zero_shot": lambda value: isinstance(value, dict) and all(map(is_score, value.values())),
             "needs_task_id": lambda value: isinstance(value, bool),
             "seconds": lambda value: isinstance(value, dict) and all(map(is_number, value.values())),
+            "general_loss": lambda value: isinstance(value, list) and all(map(is_loss, value)),
         }
         for key, is_right in fits.items():
             if key in summary and not is_right(summary[key]):
@@ -294,6 +300,14 @@ def agreeing(runs: Sequence[StoredRun]) -> list[StoredRun]:
                 f"{', …' if len(different) > 5 else ''}): there is no average of them, so move one of the two away"
             )
     return list(runs)
+
+
+def finished(runs: Path, model: str, method: str) -> list[StoredRun]:
+    """The finished runs of a method in a benchmark's folder, seed by seed.
+
+    Raises UserError where they differ in more than the seed.
+    """
+    return agreeing([run for run in find(runs.parent, runs.name, model, method) if run.complete])
 
 
 def find_published(model: str = "*", method: str = "*") -> list[StoredRun]:

@@ -3,37 +3,34 @@
 Tables 24 to 42 are matrices: a row a task, a column a round, then the figures. Tables 3, 4 and 7 set the figures of
 whole runs side by side. What is called published is what the paper prints; a figure that it does not print is
 recomputed from its matrix, and marked. A published run has the format of any other, and is read by the same code.
+Table 5 (`table5`) and the one of what other papers print (`table_trace`) have no published runs.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from trace_cl import metrics
+from trace_cl.analysis import table5, table_trace
+from trace_cl.analysis.shown import Shown, cell, contradictions, show
 from trace_cl.analysis.stored import (
     STRATEGIES,
     StoredRun,
-    agreeing,
     default_benchmark,
-    find,
     find_published,
+    finished,
     folder_of_runs,
     last,
 )
-from trace_cl.analysis.text import RECOMPUTED, UNDEFINED, at, markdown, number
+from trace_cl.analysis.text import RECOMPUTED, UNDEFINED, at, number
 from trace_cl.errors import UserError
 from trace_cl.paths import check_name
 from trace_cl.records.files import PUBLISHED, read_json
-
-ROUNDING = 0.051
-"""A printed figure and the one recomputed from its matrix, both rounded to 0.1, may differ by as much."""
 
 MODELS = ("llama2-chat-7b", "llama2-chat-13b")
 
@@ -52,37 +49,6 @@ COMPARED = {
 def printed() -> dict[str, Any]:
     """tables.json: which run stands behind which table, and what tables 3, 4 and 7 print: [OP, BWT]."""
     return read_json(PUBLISHED / "tables.json")
-
-
-def finished(runs: Path, model: str, method: str) -> list[StoredRun]:
-    """The finished runs of a method in a benchmark's folder, seed by seed.
-
-    Raises UserError where they differ in more than the seed.
-    """
-    return agreeing([run for run in find(runs.parent, runs.name, model, method) if run.complete])
-
-
-def cell(
-    row: str,
-    column: str,
-    published: float | None,
-    ours: Sequence[float | None],
-    recomputed: float | None = None,
-) -> dict[str, Any]:
-    """One line of a tidy table: what is printed, or else recomputed, and ours (one a seed), mean and deviation."""
-    known = [value for value in ours if value is not None]
-    average = mean(known) if known else np.nan
-    reference = recomputed if published is None else published
-    return {
-        "row": row,
-        "column": column,
-        "published": np.nan if published is None else published,
-        "recomputed": np.nan if recomputed is None else recomputed,
-        "ours": average,
-        "std": stdev(known) if len(known) > 1 else np.nan,
-        "seeds": len(ours),
-        "difference": np.nan if reference is None else average - reference,
-    }
 
 
 def matrix_table(published: StoredRun, ours: Sequence[StoredRun]) -> pd.DataFrame:
@@ -154,16 +120,6 @@ def table3(models: Mapping[str, str], ours: Path) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def contradictions(number: int, tidy: pd.DataFrame) -> list[str]:
-    """The figures that the paper's table prints and its own matrix contradicts beyond the rounding."""
-    off = tidy[(tidy["published"] - tidy["recomputed"]).abs() > ROUNDING]
-    return [
-        f"Table {number} prints {line.published:.1f} for {line.row}, {line.column}; recomputed from its matrix it is "
-        f"{line.recomputed:.2f}"
-        for line in off.itertuples()
-    ]
-
-
 def matrices() -> dict[int, str]:
     """Which run stands behind each of the tables 24 to 42: `<model>/<method>`."""
     return {int(number): folder for number, folder in printed()["matrices"].items()}
@@ -198,46 +154,6 @@ def pivot(tidy: pd.DataFrame, published_only: bool) -> pd.DataFrame:
     return wide.rename_axis(index="", columns=None)
 
 
-PREAMBLE = r"""\documentclass{article}
-\usepackage[landscape,margin=1.5cm]{geometry}
-\usepackage{booktabs}
-\setlength{\belowcaptionskip}{1ex}
-\pagestyle{empty}
-% ours, and below it published / difference
-\newcommand{\both}[2]{\begin{tabular}[t]{@{}r@{}}#1\\\footnotesize #2\end{tabular}}
-\begin{document}
-"""
-
-
-def latex(frame: pd.DataFrame, caption: str) -> str:
-    """A whole LaTeX document with a booktabs table; `caption` begins with the table's number, `Table 30: `."""
-    table, _, text = caption.removeprefix("Table ").partition(": ")
-    first = metrics.FIGURES[0].name
-    body = frame.map(_cell).rename(index=_escape, columns=_escape).rename_axis(index=None)
-    if body.map(lambda cell: cell.startswith("\\both")).any(axis=None):
-        text += "; each cell: ours, below it published / difference"
-    if frame.map(lambda cell: RECOMPUTED in cell).any(axis=None):
-        text += f"; {RECOMPUTED} not printed in the paper but recomputed"
-    tabular = body.to_latex(escape=False, column_format="l" + "r" * len(frame.columns))
-    tabular = tabular.replace(f"\n{first} &", f"\n\\midrule\n{first} &")
-    return (
-        f"{PREAMBLE}\\setcounter{{table}}{{{int(table) - 1}}}\n\\begin{{table}}\n\\centering\n"
-        f"\\caption{{{_escape(text)}}}\n{tabular}\\end{{table}}\n\\end{{document}}"
-    )
-
-
-def _cell(text: str) -> str:
-    """A cell as LaTeX; one of three figures in two lines, else eight columns with deviations would not fit a page."""
-    ours, slash, rest = map(_escape, text.partition(" / "))
-    return f"\\both{{{ours}}}{{{rest}}}" if slash else ours
-
-
-def _escape(text: str) -> str:
-    for plain, escaped in (("%", "\\%"), ("_", "\\_"), ("±", "$\\pm$"), ("–", "--"), ("†", "$^\\dagger$")):
-        text = text.replace(plain, escaped)
-    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)
-
-
 def make(number: int, model: str | None, benchmark: str | None, runs: Path) -> tuple[pd.DataFrame, str]:
     """Table N, tidy, and its caption. Raises UserError for a run that is damaged."""
     benchmark = benchmark or default_benchmark(model)
@@ -260,25 +176,26 @@ def make(number: int, model: str | None, benchmark: str | None, runs: Path) -> t
     return tidy, caption
 
 
-def notes(number: int, tidy: pd.DataFrame, options: argparse.Namespace) -> list[str]:
-    """What there is to say of the table, a line each: contradictions, the mark for what is recomputed, missing runs."""
-    lines = contradictions(number, tidy)
-    if options.published:
-        return lines
-    if (tidy["published"].isna() & tidy["recomputed"].notna()).any():
-        lines.append(f"Marked {RECOMPUTED}: the paper does not print it; recomputed from its matrix.")
-    if ((tidy["seeds"] == 0) & tidy["published"].notna()).any():
-        benchmark = options.benchmark or default_benchmark(options.model)
-        setting = f" MODEL={options.model} BENCHMARK={benchmark}" if options.model else ""
-        makes = "" if options.tried else f": make table{number}{setting} makes them"
-        lines.append(f"runs are missing ({UNDEFINED}){makes}")
-    return lines
+def rendered(table: str, model: str | None, benchmark: str | None, runs: Path, published_only: bool) -> Shown:
+    """The table as it is to be shown. Raises UserError for one that there is not, and for a run that is damaged."""
+    if table == "5":
+        return table5.make(model or MODELS[0], benchmark or default_benchmark(model), runs, published_only)
+    if table == "trace":
+        return table_trace.make(model or MODELS[0], benchmark or default_benchmark(model), runs, published_only)
+    if table not in map(str, (*COMPARED, 3, *matrices())):
+        raise UserError(f"there is no table {table} here: choose 3, 4, 5, 7, 24 to 42, or trace")
+    tidy, caption = make(int(table), model, benchmark, runs)
+    notes = contradictions(int(table), tidy)
+    if not published_only and (tidy["published"].isna() & tidy["recomputed"].notna()).any():
+        notes.append(f"Marked {RECOMPUTED}: the paper does not print it; recomputed from its matrix.")
+    missing = bool(((tidy["seeds"] == 0) & tidy["published"].notna()).any())
+    return Shown(tidy, pivot(tidy, published_only), caption, notes, missing and not published_only)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m trace_cl.tables", description="A table of the paper, from runs.")
-    parser.add_argument("number", type=int, help="3, 4, 7, or 24 to 42")
+    parser.add_argument("table", help="3, 4, 5, 7, 24 to 42, or trace: what other papers print of TRACE")
     parser.add_argument("--model", help="whose runs stand beside the published ones (default: the table's own model)")
     parser.add_argument("--benchmark", help="on what (default: embedded for tiny, else trace)")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -287,28 +204,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tried", action="store_true", help="the runs were just tried: not how to make those missing")
     options = parser.parse_args(arguments)
     try:
-        if options.number not in (3, 4, 7, *matrices()):
-            raise UserError(f"there is no table {options.number} here: choose 3, 4, 7, or 24 to 42")
         for name in ("model", "benchmark"):
             if (value := getattr(options, name)) is not None:
                 check_name(f"--{name}", value)
         if not options.published:
             folder_of_runs(options.runs)
-        tidy, caption = make(options.number, options.model, options.benchmark, options.runs)
+        table = rendered(options.table, options.model, options.benchmark, options.runs, options.published)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.format == "csv":
-        tidy.to_csv(sys.stdout, index=False)
-    else:
-        wide = pivot(tidy, options.published)
-        if options.format == "latex":
-            print(latex(wide, caption))
-        else:
-            cells = "" if options.published else " Each cell: ours / published / difference."
-            print(f"**{caption}.**{cells}\n\n{markdown(wide)}")
-    if said := notes(options.number, tidy, options):
-        if options.format == "md":
-            print()  # or Markdown takes the notes for rows
-        print("\n".join(said), file=sys.stdout if options.format == "md" else sys.stderr)
+    if table.missing:
+        setting = f" MODEL={options.model} BENCHMARK={options.benchmark or default_benchmark(options.model)}"
+        makes = f": make table{options.table}{setting if options.model else ''} makes them"
+        table.notes.append(f"runs are missing ({UNDEFINED}){'' if options.tried else makes}")
+    show(table, options.format)
     return 0

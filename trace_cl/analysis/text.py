@@ -9,6 +9,8 @@ from trace_cl import metrics
 
 UNDEFINED = "–"
 
+GENERAL = "loss on general text"
+
 RECOMPUTED = "†"
 """Marks a figure of a published run that the paper does not print."""
 
@@ -16,17 +18,17 @@ Figures = Mapping[str, Sequence[float | None]]
 """By name, a value a finished round; None where it is undefined (`metrics.figures`)."""
 
 
-def number(value: float | None, sign: str = "") -> str:
-    """One decimal, with `sign="+"` signed; a dash for a figure that is undefined or not there."""
-    return UNDEFINED if value is None or pd.isna(value) else f"{value:{sign}z.1f}"
+def number(value: float | None, sign: str = "", digits: int = 1) -> str:
+    """One decimal, or so many, with `sign="+"` signed; a dash for a figure that is undefined or not there."""
+    return UNDEFINED if value is None or pd.isna(value) else f"{value:{sign}z.{digits}f}"
 
 
-def over_seeds(values: Sequence[float | None]) -> str:
+def over_seeds(values: Sequence[float | None], digits: int = 1) -> str:
     """Mean ± standard deviation (of the sample, n − 1); a single value as it is."""
     defined = [value for value in values if value is not None]
     if len(defined) > 1:
-        return f"{mean(defined):z.1f} ± {stdev(defined):.1f}"
-    return number(defined[0] if defined else None)
+        return f"{mean(defined):z.{digits}f} ± {stdev(defined):.{digits}f}"
+    return number(defined[0] if defined else None, digits=digits)
 
 
 def at(values: Sequence[float | None], t: int) -> float | None:

@@ -3,14 +3,14 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from trace_cl.config import BenchmarkConfig
 from trace_cl.data.batches import Encoder
-from trace_cl.data.files import SPLITS, TaskData, generate_tasks, read_task
+from trace_cl.data.files import SPLITS, TaskData, generate_rows, generate_tasks, read_task
 from trace_cl.errors import UserError
 from trace_cl.strategies.base import Example, Round
 
@@ -36,12 +36,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The tasks in order, the general instructions (none where they are not asked for), and checksums of all that was
-    read, by name."""
+    """The tasks in order, the general instructions (none where they are not asked for), checksums of all that was
+    read, by name; and general text, of which nothing is learned (none where the benchmark has none)."""
 
     tasks: list[Task]
     instructions: list[Example]
     checksums: dict[str, str]
+    general: list[Example] = field(default_factory=list)
 
     def rounds(self, seed: int, global_batch: int) -> list[Round]:
         """Rounds 1..T as a strategy sees them."""
@@ -113,7 +114,7 @@ def _combined(tasks: Iterable[TaskData]) -> str:
 
 
 def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str, encoder: Encoder) -> Benchmark:
-    """Encode what a run needs: the training splits, and the prompts of the split that is scored.
+    """Encode what a run needs: the training splits, the prompts of the split that is scored, and general text.
 
     Raises UserError where no example is left to score.
     """
@@ -143,5 +144,7 @@ def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str,
                 indices=list(scored),
             )
         )
-    general = training(config.instructions) if config.instructions and config.instructions in loaded else []
-    return Benchmark(tasks, general, checksums(loaded))
+    instructions = training(config.instructions) if config.instructions and config.instructions in loaded else []
+    texts = [] if config.general is None else generate_rows("benchmark.general", config.general)
+    general = [encoder.example(row["prompt"], row["answer"]) for row in texts]
+    return Benchmark(tasks, instructions, checksums(loaded), general)

@@ -42,10 +42,7 @@ class TaskData:
 def generate_tasks(generator: str, wanted: Mapping[str, Sequence[str]]) -> dict[str, TaskData]:
     """The wanted splits of each wanted task, from the function with this dotted name. It takes no argument and gives
     task -> split -> rows. Raises UserError naming task, split and row at the first fault."""
-    function = look_up("benchmark.generator", generator)
-    if not callable(function):
-        raise UserError(f"benchmark.generator={generator} is no function")
-    generated = function()
+    generated = _called("benchmark.generator", generator)
     if not isinstance(generated, Mapping) or not all(isinstance(splits, Mapping) for splits in generated.values()):
         raise UserError(f"benchmark.generator={generator} must give a dictionary of tasks, each a dictionary of splits")
     tasks = {}
@@ -56,6 +53,19 @@ def generate_tasks(generator: str, wanted: Mapping[str, Sequence[str]]) -> dict[
         rows = {split: checked_rows(generated[name][split], f"{generator}, {name}, {split}") for split in splits}
         tasks[name] = TaskData(name, {split: Dataset.from_list(rows[split], FEATURES) for split in splits})
     return tasks
+
+
+def generate_rows(key: str, function: str) -> list[dict[str, str]]:
+    """The rows that the function with this dotted name gives; it takes no argument, and `key` is where it was named.
+    Raises UserError naming the row at the first fault."""
+    return checked_rows(_called(key, function), function)
+
+
+def _called(key: str, name: str) -> object:
+    function = look_up(key, name)
+    if not callable(function):
+        raise UserError(f"{key}={name} is no function")
+    return function()
 
 
 def read_task(root: Path, name: str, splits: Sequence[str] = SPLITS) -> TaskData:

@@ -37,6 +37,7 @@ FREE = (
     "benchmark.source",
     "benchmark.root",
     "benchmark.generator",
+    "benchmark.general",
     "benchmark.counts",
     "training.tokens_per_batch",
     "evaluation.tokens_per_batch",
@@ -47,7 +48,7 @@ FREE = (
     "logger",
 )
 """Settings, or groups of them, a run may continue under others of: where things lie or are logged, how fast they go,
-and what suits the model, of which other settings say what is in use."""
+what is measured beside the scores, and what suits the model, of which other settings say what is in use."""
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -147,6 +148,11 @@ def _score(cell: str, t: int) -> float:
 def is_score(value: object) -> bool:
     """Whether it is a number from 0 to 100."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
+
+
+def is_loss(value: object) -> bool:
+    """Whether it is a loss that was measured, or None for one that was not."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value >= 0)
 
 
 def as_json(value: object) -> str:
