@@ -33,6 +33,7 @@ METHODS = [
     # memories
     # prompts
     # low-rank adapters
+    ("o_lora", ("strategy=o_lora", "strategy.norm_strength=0.1")),
     # peft's
 ]
 
