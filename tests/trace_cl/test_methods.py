@@ -34,6 +34,8 @@ METHODS = [
     # prompts
     # low-rank adapters
     ("o_lora", ("strategy=o_lora", "strategy.norm_strength=0.1")),
+    ("adalora", ("strategy=adalora",)),
+    ("tree_lora", ("strategy=tree_lora",)),
     # peft's
 ]
 

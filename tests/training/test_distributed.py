@@ -60,6 +60,7 @@ METHODS = {
     # prompts
     # low-rank adapters
     "o_lora": ("strategy=o_lora", "strategy.norm_strength=0.01"),
+    "tree_lora": ("strategy=tree_lora",),
     # peft's
 }
 """A directory's name, with what tells variants of it apart, and what it is asked for by."""
@@ -68,7 +69,7 @@ PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "tree_lora"),
     3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts", "o_lora"),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
@@ -172,7 +173,7 @@ def recorded(folder: Path, figure: str) -> list[float]:
 def assert_same_run(folder: Path, reference: Path) -> None:
     assert (folder / "matrix.csv").read_text() == (reference / "matrix.csv").read_text()
     # The norm is that before clipping, which would hide a gradient twice too large.
-    for figure in ("loss", "gradient_norm", "penalty", "orthogonality", "norms"):
+    for figure in ("loss", "gradient_norm", "penalty", "orthogonality", "norms", "gradient_distance"):
         assert recorded(folder, figure) == pytest.approx(recorded(reference, figure), rel=1e-3), figure
     # A difference of what is almost alike.
     assert recorded(folder, "distillation") == pytest.approx(recorded(reference, "distillation"), rel=0.01, abs=1e-5)
