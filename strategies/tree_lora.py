@@ -1,11 +1,12 @@
 """TreeLoRA: one adapter, drawn towards the past tasks whose gradients are most like its own (Qian et al., ICML 2025,
 arXiv 2506.10355).
 
-What the paper states: of every task its mean gradient is kept. A tree groups past tasks by the L1 distance of their
-gradients' directions, split at the median; its levels are spread over the model's layers, so that shallow layers share
-what many tasks have in common and deep ones what few have. Which branch is nearest to the task that is being learned is
-a bandit's question: each step follows the lowest confidence bounds down the tree, and looks at the distance to what it
-meets there. A regulariser λ ‖ĝ − ĝ_k‖₁ then draws the step's gradient towards that group's.
+What the paper states (as read in summaries and in the authors' code, not in every equation): of every task its mean
+gradient is kept. A tree groups past tasks by the L1 distance of their gradients' directions, split at the median; its
+levels are spread over the model's layers, so that shallow layers share what many tasks have in common and deep ones
+what few have. Which branch is nearest to the task that is being learned is a bandit's question: each step follows the
+lowest confidence bounds down the tree, and looks at the distance to what it meets there. A regulariser λ ‖ĝ − ĝ_k‖₁
+then draws the step's gradient towards that group's.
 
 What is ours: that regulariser is one on gradients, and its own gradient would be a second derivative. The authors' code
 evades it by keeping the adapter's weights where gradients are meant. Here the step takes the point that the regulariser
