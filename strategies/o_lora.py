@@ -174,7 +174,7 @@ class OLoRA(SeqFT):
             own = learner.gather({name: part for name, part in weights.items() if ".lora_A" in name})
             pulls["orthogonality"] = learner.scatter({n: self.strength * self.overlap(n, a) for n, a in own.items()})
         if self.norm_strength:
-            squares = torch.stack([part.double().square().sum().cpu() for part in weights.values()])
+            squares = torch.stack([part.double().square().sum() for part in weights.values()])
             norms = learner.sum_over_shards(squares).sqrt().tolist()
             pulls["norms"] = {
                 name: part * (self.norm_strength / norm) if norm else torch.zeros_like(part)  # B begins as zero
@@ -184,12 +184,11 @@ class OLoRA(SeqFT):
             return {}
         gradients, logged = learner.take_gradients(), {}
         for term, parts in pulls.items():
-            value = torch.zeros((), dtype=torch.float64)
-            for name in sorted(parts):  # in one order, wherever they come from
-                gradients[name].add_(parts[name])
-                # Of a function of degree one the gradient's inner product with the weights is its value (Euler).
-                value += (parts[name].double() * weights[name]).sum().cpu()
-            logged[term] = learner.sum_over_shards(value).item()
+            for name, part in parts.items():
+                gradients[name].add_(part)
+            # Of a function of degree one the gradient's inner product with the weights is its value (Euler).
+            values = torch.stack([(parts[name].double() * weights[name]).sum() for name in sorted(parts)])
+            logged[term] = learner.sum_over_shards(values.sum()).item()
         learner.put_gradients(gradients)
         return logged
 

@@ -1,13 +1,15 @@
 """AdaLoRA: the budget's schedule, what is pruned by it and the regulariser, each against an independent computation."""
 
 import copy
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from support import FakeTask
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -179,6 +181,26 @@ def test_it_goes_on_from_a_checkpoint_as_if_nothing_had_happened(base: LlamaForC
     assert again.kept == whole.kept
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, resumed.get_parameter(name)), name
+
+
+def test_a_run_ends_with_the_rank_that_it_may_keep(run: Callable[..., Path]) -> None:
+    """Of 24 steps 15 are the first round's; the budget falls from the 17th on."""
+    settings = ("strategy=adalora", "strategy.r=2", "strategy.initial_r=3", "strategy.initial_share=0.7")
+    folder = run(
+        *settings,
+        "strategy.final_share=0.1",
+        "evaluation.zero_shot=false",
+        "benchmark.order=[C-STANCE,FOMC]",
+        method="adalora",
+    )
+    saved = load_file(folder / "checkpoint" / "adapter_model.safetensors")
+    kept = [int((part != 0).sum()) for name, part in saved.items() if "lora_E" in name]
+    assert (len(kept), sum(kept)) == (4, 4 * 2)
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    assert all(line["loss"] == pytest.approx(line["task_loss"] + line["orthogonality"]) for line in lines)
+    assert (lines[0]["budget"], lines[-1]["budget"]) == (12, 8)
+    records = [json.loads((folder / "rounds" / f"round{t}.json").read_text())["strategy"] for t in (1, 2)]
+    assert [record["average_rank"] for record in records] == [3, 2]
 
 
 def test_it_says_what_it_takes_while_it_measures(base: LlamaForCausalLM) -> None:
