@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import torch
 from peft import AdaLoraConfig
-from peft.tuners.adalora import RankAllocator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -101,7 +100,7 @@ class AdaLoRA(SeqFT):
             total_step=total,
         )
         self.model = put_on(model, config, checkpoint, rounds[0].seed if rounds else 0)
-        self.allocator: RankAllocator = self.model.base_model.rankallocator
+        self.allocator: Any = cast(Any, self.model.base_model).rankallocator
         return cast(PreTrainedModel, self.model)
 
     def save_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None) -> None:

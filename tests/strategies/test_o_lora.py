@@ -59,7 +59,7 @@ def test_the_adapters_are_added_up(base: LlamaForCausalLM) -> None:
     for path, module in merged.named_modules():
         if path.endswith(("q_proj", "v_proj")):
             products = [parameters[f"{path}.lora_B{i}"] @ parameters[f"{path}.lora_A{i}"] for i in (1, 2, 3)]
-            module.weight.data += 6 / 2 * sum(products)  # type: ignore[union-attr, operator]
+            module.weight.data += 6 / 2 * sum(products)
     expected = merged(TEXT).logits
     assert (expected - base(TEXT).logits).abs().max() > 0.01
     torch.testing.assert_close(model(TEXT).logits, expected, rtol=1e-10, atol=1e-10)
