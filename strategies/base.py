@@ -7,7 +7,8 @@ A round goes like this (`trace_cl/rounds.py`):
     for each phase, epoch and batch:     of exactly `global_batch` examples
         loss, backward                   micro-batch by micro-batch
         adjust_gradients(round, learner)
-        step; trainable(round, step)     what learns may change
+        step; after_step(round, learner)
+        trainable(round, step)           what learns may change
     end_round(round, learner)            weights and gradients are still at hand
     answer, for every task seen so far
 """
@@ -323,6 +324,9 @@ class Strategy:
     def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
         """Change the gradients before the optimizer's step; what is returned joins the step's line in train.jsonl."""
         return {}
+
+    def after_step(self, round: Round, learner: Learner) -> None:
+        """After the optimizer's step, when the gradients are gone: make true again what is to hold of the weights."""
 
     def end_round(self, round: Round, learner: Learner) -> dict[str, Any]:
         """After the round's last step; what is returned joins the round's record."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL_TARGETS
 from torch import Tensor, nn
@@ -56,26 +56,9 @@ class LoraSeqFT(SeqFT):
             lora_dropout=self.dropout,
             target_modules=targets(model, self.target_modules),
         )
-        # By default peft holds a bf16 model's adapter in fp32 where it was just made or read, and so nowhere else.
-        held: dict[str, Any] = {"autocast_adapter_dtype": False}
-        with warnings.catch_warnings(), fork_rng(devices=[]):
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks the model for something by its old name
-            torch.manual_seed(stream(rounds[0].seed if rounds else 0, "lora"))
-            warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are refused below, by name
-            if checkpoint is None:
-                adapted: PeftModel = get_peft_model(model, config, **held)
-            else:
-                adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True, **held)
-        for number, layer in enumerate(module for module in adapted.modules() if isinstance(module, LoraLayer)):
-            for name, dropout in layer.lora_dropout.items():
-                if isinstance(dropout, nn.Dropout):
-                    layer.lora_dropout[name] = ExampleDropout(dropout.p, number)
-        if checkpoint is not None:
-            # peft goes on without what is missing, and passes over what it has no place for.
-            own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-            read_tensors(checkpoint / "adapter_model.safetensors", {name: part.shape for name, part in own.items()})
+        adapted = put_on(model, config, checkpoint, rounds[0].seed if rounds else 0)
         # It answers to everything that the runner asks of a model.
-        return cast(PreTrainedModel, adapted.eval())
+        return cast(PreTrainedModel, adapted)
 
     def save_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
         # The embedding is not the adapter's, and peft need not ask the hub whether its vocabulary has changed.
@@ -84,6 +67,30 @@ class LoraSeqFT(SeqFT):
     def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
         """The adapter, in every round."""
         return [name for name, _ in model.named_parameters() if ".lora_" in name] if step == 0 else None
+
+
+def put_on(model: PreTrainedModel, config: PeftConfig, checkpoint: Path | None, seed: int) -> PeftModel:
+    """The model under an adapter: one drawn from the seed, or just what the checkpoint holds. Its dropout is drawn
+    example by example. Raises Unsuitable for a checkpoint of another adapter."""
+    # By default peft holds a bf16 model's adapter in fp32 where it was just made or read, and so nowhere else.
+    held: dict[str, Any] = {"autocast_adapter_dtype": False}
+    with warnings.catch_warnings(), fork_rng(devices=[]):
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks the model for something by its old name
+        torch.manual_seed(stream(seed, "lora"))
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are refused below, by name
+        if checkpoint is None:
+            adapted: PeftModel = get_peft_model(model, config, **held)
+        else:
+            adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True, **held)
+    for number, layer in enumerate(module for module in adapted.modules() if isinstance(module, LoraLayer)):
+        for name, dropout in layer.lora_dropout.items():
+            if isinstance(dropout, nn.Dropout):
+                layer.lora_dropout[name] = ExampleDropout(dropout.p, number)
+    if checkpoint is not None:
+        # peft goes on without what is missing, and passes over what it has no place for.
+        own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        read_tensors(checkpoint / "adapter_model.safetensors", {name: part.shape for name, part in own.items()})
+    return adapted.eval()
 
 
 def targets(model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:

@@ -217,6 +217,7 @@ class Run:
             self.check(logged, at, learner)
             norm = learner.step()
             self.check({"gradient's norm": norm}, at, learner)
+            self.strategy.after_step(round, learner)
             seconds, tokens = perf_counter() - started, sum(map(len, batch))
             line = {
                 "round": round.number,

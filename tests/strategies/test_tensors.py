@@ -11,13 +11,20 @@ from support import FakeTask
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from trace_cl.strategies.adalora import AdaLoRA
 from trace_cl.strategies.base import Round, Strategy, Unsuitable
 from trace_cl.strategies.lora_seqft import LoraSeqFT
+from trace_cl.strategies.o_lora import OLoRA
 from trace_cl.strategies.progressive_prompts import FILE, ProgressivePrompts
 
 TASKS = [FakeTask(name, seed) for seed, name in enumerate("ab")]
 ROUNDS = [Round(1, TASKS[:t], []) for t in (1, 2)]
-FILES: dict[type[Strategy], str] = {LoraSeqFT: "adapter_model.safetensors", ProgressivePrompts: FILE}
+FILES: dict[type[Strategy], str] = {
+    AdaLoRA: "adapter_model.safetensors",
+    LoraSeqFT: "adapter_model.safetensors",
+    OLoRA: "adapter_model.safetensors",
+    ProgressivePrompts: FILE,
+}
 
 
 @pytest.mark.parametrize("kind", FILES)

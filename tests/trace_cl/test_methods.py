@@ -57,6 +57,9 @@ METHODS = [
     ("mbpa+hft", ("strategy=mbpa", "strategy.steps=1", "strategy.neighbours=2", "strategy.stored=0.5", "hft=true")),
     # prompts
     # low-rank adapters
+    ("o_lora", ("strategy=o_lora", "strategy.norm_strength=0.1")),
+    ("adalora", ("strategy=adalora",)),
+    ("tree_lora", ("strategy=tree_lora",)),
     # peft's
 ]
 

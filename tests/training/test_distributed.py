@@ -76,6 +76,8 @@ METHODS = {
     "mbpa": ("strategy=mbpa", "strategy.steps=2", "strategy.neighbours=3", "strategy.ratio=0.2"),
     # prompts
     # low-rank adapters
+    "o_lora": ("strategy=o_lora", "strategy.norm_strength=0.01"),
+    "tree_lora": ("strategy=tree_lora",),
     # peft's
 }
 """A directory's name, with what tells variants of it apart, and what it is asked for by."""
@@ -83,32 +85,10 @@ METHODS = {
 PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
-    0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: (
-        "seqft",
-        "gem+hft",
-        "replay",
-        "gem last_batch",
-        "ewc",
-        "l2sp",
-        "mixout+hft",
-        "ogd+hft",
-        "der",
-        "seqft+hft general",
-    ),
-    3: (
-        "seqft+hft",
-        "gem",
-        "replay+hft",
-        "ewc+hft",
-        "lwf",
-        "progressive_prompts",
-        "l2sp+hft",
-        "mixout",
-        "agem",
-        "mbpa",
-        "merge+hft",
-    ),
+    0: "gem, lora_seqft, joint".split(", "),
+    2: "seqft, gem+hft, replay, gem last_batch, ewc, l2sp, mixout+hft, ogd+hft, der, tree_lora, single_task+hft, "
+    "seqft+hft general".split(", "),
+    3: "seqft+hft, gem, replay+hft, ewc+hft, lwf, progressive_prompts, agem, mbpa, merge+hft, o_lora".split(", "),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
 
@@ -218,7 +198,7 @@ def general_losses(folder: Path) -> list[float]:
 def assert_same_run(folder: Path, reference: Path) -> None:
     assert (folder / "matrix.csv").read_text() == (reference / "matrix.csv").read_text()
     # The norm is that before clipping, which would hide a gradient twice too large.
-    for figure in ("loss", "gradient_norm", "penalty"):
+    for figure in ("loss", "gradient_norm", "penalty", "orthogonality", "norms", "gradient_distance"):
         assert recorded(folder, figure) == pytest.approx(recorded(reference, figure), rel=1e-3), figure
     # A difference of what is almost alike.
     assert recorded(folder, "distillation") == pytest.approx(recorded(reference, "distillation"), rel=0.01, abs=1e-5)
