@@ -229,7 +229,7 @@ class Unsuitable(ValueError):
 LoadModel = Callable[[Path | None], PreTrainedModel]
 """Loads a model from a folder in Hugging Face layout, or (None) the base model that the run begins with."""
 
-Use = Literal["gradients", "weights", "snapshot", "changing_parameters", "whole_parameters"]
+Use = Literal["gradients", "weights", "snapshot", "changing_parameters", "whole_parameters", "past_keys"]
 
 
 class Strategy:
@@ -245,7 +245,8 @@ class Strategy:
     uses: frozenset[Use] = frozenset()
     """What it asks of the learner besides training: an engine that cannot give it says so before anything is loaded.
     `changing_parameters`: what learns changes within a round. `whole_parameters`: it, or a library it stands on, looks
-    at parameters and gradients behind the learner's back, which takes a device that holds them whole."""
+    at parameters and gradients behind the learner's back, which takes a device that holds them whole. `past_keys`: it
+    puts keys and values before those of the text, which layers that are computed once more have not."""
 
     uses_instructions: bool = False
     """Whether it learns from the general instruction set, so that the benchmark must have one."""
@@ -301,6 +302,10 @@ class Strategy:
     def end_round(self, round: Round, learner: Learner) -> dict[str, Any]:
         """After the round's last step; what is returned joins the round's record."""
         return {}
+
+    def positions(self, round: Round) -> int:
+        """How many of the model's positions are taken before each text of the round's task, learned or answered."""
+        return 0
 
     def answer(self, task: Task, prompts: Sequence[list[int]], learner: Answerer) -> list[str]:
         """Answers to a task's prompts, in their order."""

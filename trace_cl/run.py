@@ -123,7 +123,7 @@ def open_run(
     model = strategy.build(
         lambda folder: load_model(str(folder or location), dtype, config.model.source), standing.checkpoint, rounds
     )
-    check_positions(model, benchmark.tasks)
+    check_positions(model, benchmark.tasks, [strategy.positions(round) for round in rounds])
     if standing.checkpoint is not None:
         strategy.restore(standing.checkpoint)
     if cut_matters(model):
