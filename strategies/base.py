@@ -151,12 +151,21 @@ class Answerer(Protocol):
         score needs: while answers are scored, they end where nothing that follows can change it."""
         ...
 
+    def sample(self, prompts: Sequence[Sequence[int]], tokens: int, top_k: int, seed: int) -> list[list[int]]:
+        """What follows each prompt, as token ids, at most `tokens` of them: up to the end token, which is among them,
+        each drawn from the `top_k` most likely (1: the likeliest). A prompt's draws depend on `seed` and its place in
+        the list alone. All ranks ask for the same, and all have all of it."""
+        ...
+
 
 class Learner(Answerer, Protocol):
     """What the runner lends a strategy while a round is trained: the same words on one device and on many.
 
-    What it speaks of are this round's trainable parameters.
+    What it speaks of are this round's trainable parameters. `noted` are the terms of its loss that the strategy told of
+    in the last backward (`Batch.note`), the step's.
     """
+
+    noted: dict[str, float]
 
     def backward(self, examples: Sequence[Example]) -> float:
         """Add the gradient of the strategy's loss (a mean over these examples' answer tokens); give the loss."""
