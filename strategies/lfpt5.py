@@ -29,7 +29,8 @@ class LFPT5(Strategy):
     """Train a prompt of `prompt_tokens` tokens, and a generation token a task, on through all tasks.
 
     `samples` pseudo samples of each past task are drawn when a round begins, token by token from the `top_k` likeliest,
-    and labelled by the likeliest answer. Those that come to no end are dropped. Every optimizer step learns from
+    and labelled by the likeliest answer. Those that come to no end, or to one at once, are
+    dropped. Every optimizer step learns from
     `batch_size` of them, and to generate from them and from as many of the task's own texts; `generation_strength` is
     λ_lm, `distillation_strength` λ_kd. No test prompt is ever at hand here.
     """
@@ -93,10 +94,10 @@ class LFPT5(Strategy):
         end, answer = train[0].answer[-1], max(len(example.answer) for example in train)
         asked = [[*self.prompt, self.generation_token(number)]] * self.samples
         longest = max(len(example.prompt) for example in train)
-        texts = [text[:-1] for text in learner.sample(asked, longest + 1, self.top_k, seed) if text[-1] == end]
-        texts = [text for text in texts if text]
+        drawn = learner.sample(asked, longest + 1, self.top_k, seed)
+        texts = [text[:-1] for text in drawn if says_something(text, end)]
         answers = learner.sample([[*self.prompt, *text] for text in texts], answer, 1, seed)
-        return [Example(text, said) for text, said in zip(texts, answers, strict=True) if said[-1] == end]
+        return [Example(text, said) for text, said in zip(texts, answers, strict=True) if says_something(said, end)]
 
     def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
         """Add the gradients of what is learned beside the task: to generate, and from pseudo samples."""
@@ -170,3 +171,8 @@ class LFPT5(Strategy):
         longest = sorted((len(example.prompt) for example in round.task.train), reverse=True)
         logits = 2 * 4 * self.vocabulary * sum(longest[: 2 * self.batch_size]) if self.generation_strength else 0
         return Bytes(device=logits + (self.weights_bytes if round.past and self.distillation_strength else 0))
+
+
+def says_something(ids: list[int], end: int) -> bool:
+    """Whether they come to an end, and not at once."""
+    return len(ids) > 1 and ids[-1] == end

@@ -57,7 +57,9 @@ METHODS = {
     # penalties, merging
     # gradients, freezing
     # memories
-    # prompts
+    "p_tuning": ("strategy=p_tuning", "strategy.prefix_tokens=3"),
+    "l2p": ("strategy=l2p", "strategy.prompt_tokens=2"),
+    "lfpt5": ("strategy=lfpt5", "strategy.prompt_tokens=3", "strategy.samples=40", "strategy.top_k=3000"),
     # low-rank adapters
     # peft's
 }
@@ -67,8 +69,8 @@ PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc"),
-    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "lfpt5"),
+    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts", "p_tuning", "l2p"),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
 
