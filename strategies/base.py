@@ -155,6 +155,12 @@ class Answerer(Protocol):
         score needs: while answers are scored, they end where nothing that follows can change it."""
         ...
 
+    def sample(self, prompts: Sequence[Sequence[int]], tokens: int, top_k: int, seed: int) -> list[list[int]]:
+        """What follows each prompt, as token ids, at most `tokens` of them: up to the end token, which is among them,
+        each drawn from the `top_k` most likely (1: the likeliest). A prompt's draws depend on `seed` and its place in
+        the list alone. All ranks ask for the same, and all have all of it."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """A text's token ids, without a start or end token."""
         ...
@@ -174,8 +180,11 @@ class Adaptable(Answerer, Protocol):
 class Learner(Answerer, Protocol):
     """What the runner lends a strategy while a round is trained: the same words on one device and on many.
 
-    What it speaks of are this round's trainable parameters.
+    What it speaks of are this round's trainable parameters. `noted` are the terms of its loss that the strategy told of
+    in the last backward (`Batch.note`), the step's.
     """
+
+    noted: dict[str, float]
 
     def backward(self, examples: Sequence[Example]) -> float:
         """Add the gradient of the strategy's loss (a mean over these examples' answer tokens); give the loss."""
@@ -253,7 +262,7 @@ class Unsuitable(ValueError):
 LoadModel = Callable[[Path | None], PreTrainedModel]
 """Loads a model from a folder in Hugging Face layout, or (None) the base model that the run begins with."""
 
-Use = Literal["gradients", "weights", "snapshot", "changing_parameters", "whole_parameters"]
+Use = Literal["gradients", "weights", "snapshot", "changing_parameters", "whole_parameters", "past_keys"]
 
 
 class Strategy:
@@ -269,7 +278,8 @@ class Strategy:
     uses: frozenset[Use] = frozenset()
     """What it asks of the learner besides training: an engine that cannot give it says so before anything is loaded.
     `changing_parameters`: what learns changes within a round. `whole_parameters`: it, or a library it stands on, looks
-    at parameters and gradients behind the learner's back, which takes a device that holds them whole."""
+    at parameters and gradients behind the learner's back, which takes a device that holds them whole. `past_keys`: it
+    puts keys and values before those of the text, which layers that are computed once more have not."""
 
     uses_instructions: bool = False
     """Whether it learns from the general instruction set, so that the benchmark must have one."""
@@ -331,6 +341,10 @@ class Strategy:
     def end_round(self, round: Round, learner: Learner) -> dict[str, Any]:
         """After the round's last step; what is returned joins the round's record."""
         return {}
+
+    def positions(self, round: Round) -> int:
+        """How many of the model's positions are taken before each text of the round's task, learned or answered."""
+        return 0
 
     def answer(self, task: Task, prompts: Sequence[list[int]], learner: Adaptable) -> list[str]:
         """Answers to a task's prompts, in their order."""

@@ -57,14 +57,14 @@ class ICL(ZeroShot):
         model = load(checkpoint)
         config = model.config.get_text_config()
         self.start: int | None = config.bos_token_id
-        self.positions: float = getattr(config, "max_position_embeddings", None) or math.inf
+        self.longest: float = getattr(config, "max_position_embeddings", None) or math.inf
         self.seed = rounds[0].seed
         return model
 
     def answer(self, task: Task, prompts: Sequence[list[int]], learner: Answerer) -> list[str]:
         drawn = self.draw(task, tuple(learner.encode(SEPARATOR)))
         most = math.ceil(self.demonstrations / max(1, len({each.answer for each in drawn})))
-        room = min(self.prompt_tokens, self.positions - task.answer_tokens)
+        room = min(self.prompt_tokens, self.longest - task.answer_tokens)
         asked = [self.behind(prompt, drawn, most, room) for prompt in prompts]
         answers = learner.generate(asked)
         return [

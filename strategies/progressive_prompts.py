@@ -9,39 +9,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .base import Answerer, LoadModel, Phase, Round, Strategy, Task, shape_of
+from .base import Answerer, LoadModel, Phase, Round, Strategy, Task
+from .prompts import PromptEmbedding, added, save_added, set_embedding, size_of, words_at_random
 from .settings import COUNT
 from .streams import stream
-from .tensors import read_tensors
-
-FILE = "prompts.safetensors"
-
-
-class PromptEmbedding(nn.Module):
-    """The model's embedding, with a few more tokens: those of the prompts, whose ids follow the vocabulary's.
-
-    A prompt is then a run of ids before the text's, wherever a text may stand: padded, batched, answered.
-    """
-
-    def __init__(self, words: nn.Module, prompts: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.words = words
-        self.first = size_of(words)
-        for number, prompt in enumerate(prompts, start=1):
-            # Parameters of this very module, which is how DeepSpeed knows when to bring their shards together.
-            self.register_parameter(f"prompt{number}", nn.Parameter(prompt))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids B × L; their embeddings B × L × H."""
-        own = ids >= self.first
-        table = torch.cat(list(self.parameters(recurse=False)))
-        words: Tensor = self.words(ids.masked_fill(own, 0))
-        return torch.where(own[..., None], table[(ids - self.first).clamp(min=0)].to(words.dtype), words)
 
 
 @dataclass
@@ -61,29 +35,22 @@ class ProgressivePrompts(Strategy):
     def build(self, load: LoadModel, checkpoint: Path | None, rounds: Sequence[Round]) -> PreTrainedModel:
         model = load(None)
         words = model.get_input_embeddings()
-        if checkpoint is None:
-            draw = torch.Generator().manual_seed(stream(rounds[0].seed, "progressive_prompts"))
-            ids = torch.randint(size_of(words), (len(rounds), self.prompt_tokens), generator=draw)
-            prompts = [words(row.to(model.device)).detach() for row in ids]
-        else:
-            size = [self.prompt_tokens, shape_of(words.get_parameter("weight"))[1]]
-            saved = read_tensors(checkpoint / FILE, {f"prompt{round.number}": size for round in rounds})
-            prompts = [saved[f"prompt{round.number}"] for round in rounds]
-        model.set_input_embeddings(PromptEmbedding(words, prompts))
+        shape, seed = (len(rounds), self.prompt_tokens), stream(rounds[0].seed, self.name)
+        drawn = words_at_random(words, shape, seed)
+        prompts = {f"prompt{round.number}": prompt.clone() for round, prompt in zip(rounds, drawn, strict=True)}
+        set_embedding(model, PromptEmbedding(words, prompts), checkpoint)
         self.numbers = {round.task.name: round.number for round in rounds}
         self.first = size_of(words)
         return model
 
     def save_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
         """The prompts alone: the model is as it was."""
-        everything = model.state_dict() if weights is None else weights
-        prompts = {name.rpartition(".")[2]: value for name, value in everything.items() if is_prompt(name)}
-        save_file({name: value.contiguous().cpu() for name, value in prompts.items()}, folder / FILE)
+        save_added(model, folder, weights)
 
     def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
         """This round's prompt."""
         own = f"prompt{round.number}"
-        return [name for name, _ in model.named_parameters() if name.endswith(f".{own}")] if step == 0 else None
+        return [full for full, name in added(model).items() if name == own] if step == 0 else None
 
     def phases(self, round: Round) -> list[Phase]:
         before = self.prefix(round.number)
@@ -91,6 +58,9 @@ class ProgressivePrompts(Strategy):
             Phase(phase.name, [replace(e, prompt=[*before, *e.prompt]) for e in phase.examples], phase.epochs)
             for phase in super().phases(round)
         ]
+
+    def positions(self, round: Round) -> int:
+        return round.number * self.prompt_tokens
 
     def answer(self, task: Task, prompts: Sequence[list[int]], learner: Answerer) -> list[str]:
         before = self.prefix(self.numbers[task.name])
@@ -107,14 +77,3 @@ class ProgressivePrompts(Strategy):
             for prompt in range(number, 0, -1)
             for token in range(self.prompt_tokens)
         ]
-
-
-def size_of(embedding: nn.Module) -> int:
-    """How many tokens an embedding knows."""
-    return int(shape_of(embedding.get_parameter("weight"))[0])
-
-
-def is_prompt(name: str) -> bool:
-    """Whether a parameter's name is that of a prompt."""
-    leaf = name.rpartition(".")[2]
-    return leaf.startswith("prompt") and leaf.removeprefix("prompt").isdigit()

@@ -6,12 +6,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
-from itertools import count
+from itertools import chain, count
 from typing import Any, Protocol
 
 import torch
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     MaxLengthCriteria,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,12 +23,13 @@ from transformers import (
 
 from trace_cl import metrics
 from trace_cl.config import look_up_metric
-from trace_cl.data.batches import within_budget
+from trace_cl.data.batches import shares, within_budget
 from trace_cl.decoding import Decoder
 from trace_cl.errors import UserError
 from trace_cl.metrics import VARIANTS, Settled, score_answers, score_corpus
 from trace_cl.records.predictions import Prediction
 from trace_cl.strategies.base import Example
+from trace_cl.strategies.streams import stream
 from trace_cl.training.adaptation import Adaptation
 from trace_cl.training.model import is_spread
 from trace_cl.training.ranks import Ranks
@@ -89,6 +92,23 @@ class Generator:
         """One that answers with the model adapted to these examples (`Adaptation`), each time anew."""
         return replace(self, adaptation=Adaptation(examples, steps, rate, pull, self.learning_tokens))
 
+    def sample(self, prompts: Sequence[Sequence[int]], tokens: int, top_k: int, seed: int) -> list[list[int]]:
+        """Drawn continuations, in the order of `prompts`, which are the same on every rank: each draws its share."""
+        dealt = shares([len(prompt) for prompt in prompts], self.ranks.size)
+        mine = dealt[self.ranks.rank]
+        drawn = sample(
+            self.model,
+            self.tokenizer,
+            [prompts[i] for i in mine],
+            [stream(seed, "sample", i) for i in mine],
+            tokens,
+            top_k,
+            self.tokens_per_batch,
+            self.ranks if is_spread(self.model) else None,
+        )
+        by_place = dict(zip(chain(*dealt), chain(*self.ranks.gather(drawn)), strict=True))
+        return [by_place[i] for i in range(len(prompts))]
+
 
 @dataclass(frozen=True)
 class _KeptOfCall:
@@ -127,9 +147,7 @@ def generate(
     """
     decoder = Decoder(tokenizer)
     ends = _end_tokens(model, tokenizer)
-    config = GenerationConfig(
-        max_new_tokens=answer_tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.eos_token_id
-    )
+    config = _config(tokenizer, ends, answer_tokens)
     answers = [""] * len(prompts)
     to_do: list[tuple[list[int], str]] = []
     for group in within_budget([len(prompt) + answer_tokens for prompt in prompts], tokens_per_batch):
@@ -139,12 +157,12 @@ def generate(
             continue
         for index, row in zip(group, rows, strict=True):
             answers[index] = decoder.text(row)
-    if in_step_with is not None:
-        most = max(number for [number] in in_step_with.gather([len(to_do)]))
-        to_do += [([], "")] * (most - len(to_do))
+    to_do += [([], "")] * _missing(len(to_do), in_step_with)
     with prepared() if to_do else nullcontext():
         for group, key in to_do:
-            rows = _continue(model, [prompts[index] for index in group], config, ends, decoder, settled, in_step_with)
+            asked = [prompts[index] for index in group]
+            stop = _Settled(asked, ends, decoder, settled) if settled is not None and group else None
+            rows = _continue(model, asked, config, ends, in_step_with, stop)
             for index, row in zip(group, rows, strict=True):
                 answers[index] = decoder.text(row)
             if kept is not None and group:
@@ -152,14 +170,49 @@ def generate(
     return answers
 
 
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    tokens: int,
+    top_k: int,
+    tokens_per_batch: int,
+    in_step_with: Ranks | None = None,
+) -> list[list[int]]:
+    """At most `tokens` ids that follow each prompt, the end token among them, each drawn from the `top_k` most likely
+    by a stream of the prompt's own; batched as `generate` does it."""
+    ends = _end_tokens(model, tokenizer)
+    config = _config(tokenizer, ends, tokens)
+    rows: list[list[int]] = [[] for _ in prompts]
+    groups = within_budget([len(prompt) + tokens for prompt in prompts], tokens_per_batch)
+    for group in [*groups, *[[]] * _missing(len(groups), in_step_with)]:
+        draws = _Draws([seeds[index] for index in group], top_k)
+        drawn = _continue(model, [prompts[index] for index in group], config, ends, in_step_with, draws=draws)
+        for index, row in zip(group, drawn, strict=True):
+            rows[index] = row
+    return rows
+
+
+def _config(tokenizer: PreTrainedTokenizerBase, ends: set[int], tokens: int) -> GenerationConfig:
+    return GenerationConfig(
+        max_new_tokens=tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.eos_token_id
+    )
+
+
+def _missing(groups: int, in_step_with: Ranks | None) -> int:
+    """How many groups another rank has more than this one, which all have to go through the model in step."""
+    return 0 if in_step_with is None else max(number for [number] in in_step_with.gather([groups])) - groups
+
+
 def _continue(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     ends: set[int],
-    decoder: Decoder,
-    settled: Settled | None,
     in_step_with: Ranks | None,
+    settled: "_Settled | None" = None,
+    draws: "_Draws | None" = None,
 ) -> list[list[int]]:
     """What the model says to each prompt of one batch, up to its first end token. To none it says one token, to keep
     in step."""
@@ -170,7 +223,7 @@ def _continue(
         # On the left, because generation goes on from the last column.
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    stop: list[StoppingCriteria] = [] if settled is None else [_Settled(len(ids), width, ends, decoder, settled)]
+    stop: list[StoppingCriteria] = [] if settled is None else [settled]
     if not prompts:
         stop = [MaxLengthCriteria(width + 1)]
     try:
@@ -180,6 +233,7 @@ def _continue(
                 attention_mask=mask.to(model.device),
                 generation_config=config,
                 stopping_criteria=StoppingCriteriaList(stop),
+                logits_processor=LogitsProcessorList([] if draws is None else [draws]),
                 synced_gpus=in_step_with is not None,
             )
     except (RuntimeError, MemoryError) as error:
@@ -214,15 +268,33 @@ def _nothing_inherited(model: PreTrainedModel) -> Iterator[None]:
 class _Settled(StoppingCriteria):
     """Ends each row whose text is settled."""
 
-    def __init__(self, rows: int, width: int, ends: set[int], decoder: Decoder, settled: Settled) -> None:
-        self.width, self.ends, self.decoder, self.settled = width, ends, decoder, settled
-        self.done = [False] * rows
+    def __init__(self, prompts: Sequence[Sequence[int]], ends: set[int], decoder: Decoder, settled: Settled) -> None:
+        self.width, self.ends, self.decoder, self.settled = max(map(len, prompts)), ends, decoder, settled
+        self.done = [False] * len(prompts)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         for row, ids in enumerate(input_ids[:, self.width :].tolist()):
             if not self.done[row]:
                 self.done[row] = ids[-1] in self.ends or self.settled(self.decoder.final(ids))
         return torch.tensor(self.done, device=input_ids.device)
+
+
+class _Draws(LogitsProcessor):
+    """Makes the likeliest token one drawn from each row's `top_k` likeliest, in proportion to their probabilities: the
+    largest of their logits with Gumbel noise (Gumbel, 1954). A row's noise is of a stream of its own, so that neither
+    the batch nor the device moves it."""
+
+    def __init__(self, seeds: Sequence[int], top_k: int) -> None:
+        self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.top_k = top_k
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any) -> Any:
+        likeliest = scores.double().topk(min(self.top_k, scores.shape[-1]), dim=-1)
+        noise = torch.zeros(likeliest.values.shape, dtype=torch.double)
+        for row, own in zip(noise, self.streams, strict=False):  # a rank that only keeps in step has a row, no stream
+            row.copy_(-(-torch.rand(len(row), generator=own, dtype=torch.double).log()).log())
+        noised = likeliest.values + noise.to(scores.device)
+        return torch.full_like(scores, -torch.inf, dtype=torch.double).scatter(-1, likeliest.indices, noised)
 
 
 def _until_end(ids: list[int], ends: set[int]) -> list[int]:

@@ -270,7 +270,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     rounds = benchmark.rounds(config.seed, config.training.global_batch)
     base_bytes = bytes_of(build_on_meta(architecture, dtype))
     model = strategy.build(lambda _: build_on_meta(architecture, dtype), None, rounds)
-    check_positions(model, benchmark.tasks)
+    check_positions(model, benchmark.tasks, [strategy.positions(round) for round in rounds])
     layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
     planned = []
     for round in rounds:

@@ -132,7 +132,7 @@ def open_run(
         )
 
     model = build(standing.checkpoint)
-    check_positions(model, benchmark.tasks)
+    check_positions(model, benchmark.tasks, [strategy.positions(round) for round in rounds])
     if standing.checkpoint is not None:
         strategy.restore(standing.checkpoint)
     if cut_matters(model):

@@ -17,7 +17,7 @@ SECTIONS = {
         Case(
             "",
             "strategy=null",
-            "strategy=null: no such choice; nearest: ewc, gem, joint, lora_seqft, lwf, progressive_prompts, replay, seqft",
+            "strategy=null: no such choice; nearest: ewc, gem, joint, l2p, lfpt5, lora_seqft, lwf, p_tuning, progressive_prompts, replay, seqft",
         ),
         Case(
             "",
@@ -73,6 +73,11 @@ SECTIONS = {
             "",
             "engine=deepspeed engine.zero_stage=0 engine.offload_optimizer=true",
             "engine.offload_optimizer=true needs engine.zero_stage=2 or 3",
+        ),
+        Case(
+            "",
+            "strategy=p_tuning engine.gradient_checkpointing=true",
+            "engine.gradient_checkpointing=true computes each layer once more without the keys and values that this strategy puts before the text's: set it to false",
         ),
         Case("", "engine.offload_optimizer=true", "engine.offload_optimizer=true needs engine=deepspeed on one device"),
         Case(
@@ -550,6 +555,12 @@ SECTIONS = {
             "dry_run=true",
             "C-STANCE needs 543 positions, and the model has 8 (max_position_embeddings): lower training.total_tokens, evaluation.prompt_tokens or benchmark.tasks.C-STANCE.answer_tokens (512), or take another model",
             lambda at: at.configure(max_position_embeddings=8),
+        ),
+        Case(
+            "a prompt before each text takes the positions that are left",
+            "strategy=progressive_prompts",
+            "C-STANCE needs 553 positions (the strategy's 10 among them), and the model has 545 (max_position_embeddings): lower training.total_tokens, evaluation.prompt_tokens or benchmark.tasks.C-STANCE.answer_tokens (512), or take another model",
+            lambda at: at.configure(max_position_embeddings=545),
         ),
         Case(
             "there is no tokenizer",

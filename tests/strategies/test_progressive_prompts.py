@@ -12,7 +12,8 @@ from support import FakeTask, results
 from transformers import LlamaForCausalLM
 
 from trace_cl.strategies.base import Round
-from trace_cl.strategies.progressive_prompts import ProgressivePrompts, PromptEmbedding
+from trace_cl.strategies.progressive_prompts import ProgressivePrompts
+from trace_cl.strategies.prompts import PromptEmbedding
 from trace_cl.training.engine import Optimization
 from trace_cl.training.torch_engine import TorchLearner
 

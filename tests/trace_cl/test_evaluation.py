@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from trace_cl.data.batches import Encoder
 from trace_cl.errors import UserError
-from trace_cl.evaluation import generate, score, summarize
+from trace_cl.evaluation import generate, sample, score, summarize
 from trace_cl.metrics import METRICS, macro_f1, sari
 from trace_cl.records.files import read_matrix
 from trace_cl.records.predictions import read_predictions
@@ -49,6 +49,36 @@ def one_at_a_time(model: torch.nn.Module, prompt: list[int], answer_tokens: int)
             break
         ids = torch.cat([ids, token.reshape(1, 1)], dim=1)
     return str(TOKENIZER.decode(ids[0, len(prompt) :], skip_special_tokens=True))
+
+
+def test_of_one_token_each_what_is_drawn_is_the_greedy_answer(greedy: list[str]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
+    rows = sample(model, TOKENIZER, IDS, range(len(IDS)), 12, 1, 4096)
+    assert [TOKENIZER.decode(row, skip_special_tokens=True) for row in rows] == greedy
+
+
+def test_draws_follow_the_probabilities_of_the_likeliest_tokens() -> None:
+    """Frequencies of one token against the softmax over the eight likeliest, to four standard deviations."""
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
+    with torch.inference_mode():
+        likeliest = model(input_ids=torch.tensor([IDS[0]])).logits[0, -1].topk(8)
+    draws = 1000
+    rows = sample(model, TOKENIZER, [IDS[0]] * draws, range(draws), 1, 8, 4096)
+    drawn = [row[0] for row in rows]
+    assert set(drawn) <= set(likeliest.indices.tolist())
+    for token, p in zip(likeliest.indices.tolist(), likeliest.values.softmax(dim=-1).tolist(), strict=True):
+        assert abs(drawn.count(token) - draws * p) < 4 * math.sqrt(draws * p * (1 - p))
+
+
+def test_what_is_drawn_depends_on_the_prompt_and_its_seed_alone() -> None:
+    """Not on the rows beside it, nor on the common stream."""
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
+    rows = sample(model, TOKENIZER, IDS, range(len(IDS)), 12, 64, 4096)
+    torch.manual_seed(7)
+    assert sample(model, TOKENIZER, IDS, range(len(IDS)), 12, 64, 1) == rows
+    assert sample(model, TOKENIZER, IDS[::-1], range(len(IDS))[::-1], 12, 64, 60) == rows[::-1]
+    assert sample(model, TOKENIZER, IDS, range(1, 1 + len(IDS)), 12, 64, 4096) != rows
+    assert all(TOKENIZER.eos_token_id not in row[:-1] for row in rows)
 
 
 def test_batches_answer_what_single_prompts_answer() -> None:

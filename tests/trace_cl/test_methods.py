@@ -56,6 +56,9 @@ METHODS = [
     ("mbpa", ("strategy=mbpa", "strategy.steps=1", "strategy.neighbours=2", "strategy.ratio=0.2")),
     ("mbpa+hft", ("strategy=mbpa", "strategy.steps=1", "strategy.neighbours=2", "strategy.stored=0.5", "hft=true")),
     # prompts
+    ("p_tuning", ("strategy=p_tuning", "strategy.prefix_tokens=3")),
+    ("l2p", ("strategy=l2p", "strategy.prompt_tokens=2")),
+    ("lfpt5", ("strategy=lfpt5", "strategy.prompt_tokens=3", "strategy.samples=40", "strategy.top_k=3000")),
     # low-rank adapters
     ("o_lora", ("strategy=o_lora", "strategy.norm_strength=0.1")),
     ("adalora", ("strategy=adalora",)),

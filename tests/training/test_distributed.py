@@ -75,6 +75,9 @@ METHODS = {
     "der": ("strategy=der", "strategy.memory_size=5", "strategy.memory_batch=3", "strategy.top_k=5"),
     "mbpa": ("strategy=mbpa", "strategy.steps=2", "strategy.neighbours=3", "strategy.ratio=0.2"),
     # prompts
+    "p_tuning": ("strategy=p_tuning", "strategy.prefix_tokens=3"),
+    "l2p": ("strategy=l2p", "strategy.prompt_tokens=2"),
+    "lfpt5": ("strategy=lfpt5", "strategy.prompt_tokens=3", "strategy.samples=40", "strategy.top_k=3000"),
     # low-rank adapters
     "o_lora": ("strategy=o_lora", "strategy.norm_strength=0.01"),
     "tree_lora": ("strategy=tree_lora",),
@@ -85,10 +88,15 @@ METHODS = {
 PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
-    0: "gem, lora_seqft, joint".split(", "),
-    2: "seqft, gem+hft, replay, gem last_batch, ewc, l2sp, mixout+hft, ogd+hft, der, tree_lora, single_task+hft, "
-    "seqft+hft general".split(", "),
-    3: "seqft+hft, gem, replay+hft, ewc+hft, lwf, progressive_prompts, agem, mbpa, merge+hft, o_lora".split(", "),
+    0: ("gem", "lora_seqft", "joint"),
+    2: (
+        *("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "seqft+hft general"),
+        *("single_task+hft", "l2sp", "mixout+hft", "ogd+hft", "der", "lfpt5", "tree_lora"),
+    ),
+    3: (
+        *("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
+        *("merge+hft", "agem", "mbpa", "p_tuning", "l2p", "o_lora"),
+    ),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
 

@@ -6,7 +6,8 @@ model is a plain one, whole on every rank, as long as it fits there; if not, its
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -239,12 +240,21 @@ class DeepSpeedLearner:
         return LanguageModel(teacher, autocast=self.autocast)
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
+        with self.answering() as answerer:
+            return answerer.generate(prompts, tokens)
+
+    def sample(self, prompts: Sequence[Sequence[int]], tokens: int, top_k: int, seed: int) -> list[list[int]]:
+        with self.answering() as answerer:
+            return answerer.sample(prompts, tokens, top_k, seed)
+
+    @contextmanager
+    def answering(self) -> Iterator[Answerer]:
+        """In the middle of a round."""
         assert self.answerer is not None
         self.engine.eval()
         with self.objective.precision():
-            answers = self.answerer.generate(prompts, tokens)
+            yield self.answerer
         self.engine.train()
-        return answers
 
     def encode(self, text: str) -> list[int]:
         assert self.answerer is not None

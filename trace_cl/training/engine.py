@@ -27,12 +27,7 @@ class Optimization:
 
 
 class RoundLearner(Learner, Protocol):
-    """One round's training: what a strategy may use of it (`Learner`), and what is the runner's own.
-
-    `noted` are the terms of its loss that the strategy told of in the last backward (`Batch.note`).
-    """
-
-    noted: dict[str, float]
+    """One round's training: what a strategy may use of it (`Learner`), and what is the runner's own."""
 
     def change(self) -> None:
         """What learns has changed (`requires_grad`): newcomers begin without optimizer state, leavers lose theirs."""

@@ -29,6 +29,11 @@ def check(settings: EngineConfig, ranks: int, uses: Collection[Use]) -> None:
         raise UserError(
             "engine.offload_optimizer=true leaves this strategy no gradients or weights to work on: set it to false"
         )
+    if wanted.gradient_checkpointing and "past_keys" in uses:
+        raise UserError(
+            "engine.gradient_checkpointing=true computes each layer once more without the keys and values that this "
+            "strategy puts before the text's: set it to false"
+        )
     if settings.name == "deepspeed" or ranks > 1:
         if "changing_parameters" in uses:
             raise UserError(

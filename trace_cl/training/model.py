@@ -166,16 +166,20 @@ def load_model(folder: str, dtype: torch.dtype, name: str | None = None) -> PreT
     return model
 
 
-def check_positions(model: PreTrainedModel, tasks: Sequence[Task]) -> None:
-    """Raise UserError where a task's texts are longer than what the model has positions for, learned or answered."""
+def check_positions(model: PreTrainedModel, tasks: Sequence[Task], taken: Sequence[int]) -> None:
+    """Raise UserError where a task's texts are longer than what the model has positions for, learned or answered, once
+    so many (one number a task) are `taken` by what a strategy puts before them."""
     positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is None:
         return
-    for task in tasks:
+    for task, before in zip(tasks, taken, strict=True):
         prompt = max(map(len, task.prompts), default=0)
-        if (longest := max(prompt + task.answer_tokens if prompt else 0, *map(len, task.train))) > positions:
+        longest = max(prompt + task.answer_tokens if prompt else 0, *map(len, task.train))
+        if before + longest > positions:
+            prompts = f" (the strategy's {before} among them)" if before else ""
             raise UserError(
-                f"{task.name} needs {longest} positions, and the model has {positions} (max_position_embeddings): "
+                f"{task.name} needs {before + longest} positions{prompts}, "
+                f"and the model has {positions} (max_position_embeddings): "
                 f"lower training.total_tokens, evaluation.prompt_tokens or benchmark.tasks.{task.name}.answer_tokens "
                 f"({task.answer_tokens}), or take another model"
             )

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -172,12 +173,21 @@ class TorchLearner:
         return LanguageModel(teacher, autocast=self.dtype == torch.bfloat16)
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
+        with self.answering() as answerer:
+            return answerer.generate(prompts, tokens)
+
+    def sample(self, prompts: Sequence[Sequence[int]], tokens: int, top_k: int, seed: int) -> list[list[int]]:
+        with self.answering() as answerer:
+            return answerer.sample(prompts, tokens, top_k, seed)
+
+    @contextmanager
+    def answering(self) -> Iterator[Answerer]:
+        """In the middle of a round."""
         assert self.answerer is not None
         self.model.eval()
         with self.objective.precision():
-            answers = self.answerer.generate(prompts, tokens)
+            yield self.answerer
         self.model.train()
-        return answers
 
     def encode(self, text: str) -> list[int]:
         assert self.answerer is not None
