@@ -2,6 +2,7 @@
 
 A round goes like this (`trace_cl/rounds.py`):
 
+    prepare(round)                       the modules it learns with
     trainable(round, 0)                  which parameters learn
     begin_round(round, learner)
     for each phase, epoch and batch:     of exactly `global_batch` examples
@@ -272,6 +273,12 @@ class Strategy:
     def save_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
         """Write what `build` reads. `weights` are the whole weights where the model itself holds only a part."""
         model.save_pretrained(folder, state_dict=weights)
+
+    def prepare(self, round: Round, model: PreTrainedModel) -> None:
+        """Give the model the modules that it learns with in this round, in the place of another round's.
+
+        Planning asks it too, for any round, with a model on the meta device.
+        """
 
     def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
         """The names of the parameters that learn from this step on (0: the round's first, which must say); None: as

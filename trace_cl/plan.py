@@ -53,7 +53,9 @@ def tokens(phases: Sequence[Phase]) -> int:
 
 
 def select_first(strategy: Strategy, round: Round, model: PreTrainedModel) -> None:
-    """Let learn what learns from the round's beginning on: nothing in a round without phases. Raises as `select`."""
+    """Let learn what learns from the round's beginning on, in the modules that are the round's own: nothing in a round
+    without phases. Raises as `select`."""
+    strategy.prepare(round, model)
     model.requires_grad_(False)
     if strategy.phases(round):
         select(strategy, round, 0, model)
@@ -101,7 +103,7 @@ def plan_round(strategy: Strategy, round: Round, model: PreTrainedModel, global_
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run needs of memory, to be asked under one setting or another."""
+    """What a run needs of memory, to be asked under one setting or another; `model` is on the meta device."""
 
     config: DictConfig
     strategy: Strategy

@@ -5,6 +5,7 @@ What then happens, round by round, is `trace_cl/rounds.py`.
 
 import sys
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -29,6 +30,7 @@ from trace_cl.strategies.base import Strategy, Unsuitable
 from trace_cl.strategies.streams import stream
 from trace_cl.training import engines
 from trace_cl.training.engine import Optimization
+from trace_cl.training.folder import build_on_meta, read_config
 from trace_cl.training.model import (
     check_positions,
     cut_matters,
@@ -118,8 +120,9 @@ def open_run(
         for finding in (f"{task.name}: {finding}" for task in loaded.values() for finding in findings(task)):
             print(f"data: {finding}", file=sys.stderr)
 
-    torch.manual_seed(stream(config.seed, "build"))
     rounds = benchmark.rounds(config.seed, config.training.global_batch)
+    planned = strategy.build(lambda _: build_on_meta(read_config(Path(location)), dtype), None, rounds)
+    torch.manual_seed(stream(config.seed, "build"))
     model = strategy.build(
         lambda folder: load_model(str(folder or location), dtype, config.model.source), standing.checkpoint, rounds
     )
@@ -128,7 +131,7 @@ def open_run(
         strategy.restore(standing.checkpoint)
     if cut_matters(model):
         journal.check_cut(config.training.tokens_per_batch, ranks.size)
-    settings = plan.settle(plan.Needs(config, strategy, benchmark, model, dtype), device, ranks)
+    settings = plan.settle(plan.Needs(config, strategy, benchmark, planned, dtype), device, ranks)
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
     engine.to_devices(model)
