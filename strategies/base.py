@@ -210,9 +210,17 @@ class Bytes(NamedTuple):
 
 
 def shape_of(parameter: nn.Parameter) -> torch.Size:
-    """A parameter's shape, also where its values are spread over ranks (DeepSpeed then keeps the shape beside it)."""
-    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    """A parameter's shape, also where its values are spread over ranks (DeepSpeed then keeps the shape beside it), or
+    packed (bitsandbytes)."""
+    packed = getattr(parameter, "quant_state", None)
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape) if packed is None else packed.shape
     return shape
+
+
+def bytes_of(parameter: nn.Parameter, dtype: torch.dtype) -> int:
+    """What a parameter takes in a model of this dtype; one that is to be held otherwise tells itself."""
+    told: int | None = getattr(parameter, "held_bytes", None)
+    return shape_of(parameter).numel() * dtype.itemsize if told is None else told
 
 
 @dataclass(frozen=True)
@@ -230,7 +238,7 @@ class Unsuitable(ValueError):
 LoadModel = Callable[[Path | None], PreTrainedModel]
 """Loads a model from a folder in Hugging Face layout, or (None) the base model that the run begins with."""
 
-Use = Literal["gradients", "weights", "snapshot", "changing_parameters", "whole_parameters"]
+Use = Literal["gradients", "weights", "snapshot", "changing_parameters", "whole_parameters", "whole_weights"]
 
 
 class Strategy:
@@ -246,7 +254,8 @@ class Strategy:
     uses: frozenset[Use] = frozenset()
     """What it asks of the learner besides training: an engine that cannot give it says so before anything is loaded.
     `changing_parameters`: what learns changes within a round. `whole_parameters`: it, or a library it stands on, looks
-    at parameters and gradients behind the learner's back, which takes a device that holds them whole."""
+    at parameters and gradients behind the learner's back, which takes a device that holds them whole. `whole_weights`:
+    it holds weights in a form that cannot be dealt out."""
 
     uses_instructions: bool = False
     """Whether it learns from the general instruction set, so that the benchmark must have one."""

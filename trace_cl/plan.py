@@ -20,7 +20,7 @@ from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import Benchmark, count_only, load_data, prepare
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
-from trace_cl.strategies.base import Phase, Round, Strategy, shape_of
+from trace_cl.strategies.base import Phase, Round, Strategy, bytes_of
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import engines
 from trace_cl.training import layout as layouts
@@ -128,7 +128,7 @@ class Needs:
     def answered(self, memory: Memory, layout: Layout, room: FreeMemory | None) -> Memory:
         """With what it takes to score the round, every rank its share of the examples."""
         gather, budget = self.config.engine.gather, self.config.evaluation.tokens_per_batch
-        whole = sum(shape_of(p).numel() * self.dtype.itemsize for p in set(self.model.parameters()))
+        whole = sum(bytes_of(p, self.dtype) for p in set(self.model.parameters()))
         if gather is None and room is not None and room.device is not None:
             gather = whole <= ROOM * room.device
         weights = memory.weights if layout.stage == 3 and gather is False else whole

@@ -33,7 +33,11 @@ METHODS = [
     # memories
     # prompts
     # low-rank adapters
-    # peft's
+    ("osf", ("strategy=osf",)),
+    (
+        "qlora",
+        ("strategy=qlora", "strategy.r=4", "model.path=null"),
+    ),  # whose blocks do not go into a small model's rows
 ]
 
 

@@ -59,7 +59,7 @@ METHODS = {
     # memories
     # prompts
     # low-rank adapters
-    # peft's
+    "qlora": ("strategy=qlora", "strategy.r=4", "model.path=null"),
 }
 """A directory's name, with what tells variants of it apart, and what it is asked for by."""
 
@@ -67,7 +67,7 @@ PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "qlora"),
     3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
