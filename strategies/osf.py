@@ -48,7 +48,7 @@ class Orthogonal(nn.Module):
 @dataclass
 class OSF(Strategy):
     """Learn in ever fewer singular directions: in the t-th of n rounds (t − 1)/n of each matrix's are preserved (the
-    authors' schedule, as peft's documentation gives it); in the first one direction, the least that peft can.
+    authors' schedule, as peft's documentation gives it). In the first the matrices learn whole, as they are.
 
     `target_modules` are the matrices that learn, by the ends of their names; null: all linear ones of the layers. All
     else is frozen. peft projects gradients alone, as the authors' code does, and AdamW, which scales each number by
@@ -71,16 +71,17 @@ class OSF(Strategy):
         return model
 
     def prepare(self, round: Round, model: PreTrainedModel) -> None:
-        """Take the matrices apart."""
+        """Take the matrices apart, where there is something to preserve."""
         if self.tuner is not None and self.tuner.model is model:
             self.tuner.unload()
+        self.tuner = None
+        if not round.past:
+            return
         matrices = [model.get_submodule(name).get_parameter("weight") for name in self.targets]
         # The parts are to be as exact as what learns, whatever the model's dtype; nothing is lost on the way and back.
         for matrix in matrices:
             matrix.data = matrix.data.float()
-        # A share, or a number of directions.
-        preserved = len(round.past) / self.rounds or 1
-        config = OSFConfig(effective_rank=preserved, target_modules=self.targets)
+        config = OSFConfig(effective_rank=self.preserved(round), target_modules=self.targets)
         self.tuner = OSFModel(model, config, ADAPTER)
         for matrix in matrices:
             matrix.data = matrix.data.to(model.dtype)
@@ -88,22 +89,30 @@ class OSF(Strategy):
             keep_orthogonal(model.get_submodule(name))
 
     def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
-        """The low parts."""
-        return [name for name, _ in model.named_parameters() if ".osf_svd_params." in name] if step == 0 else None
+        """The low parts of the matrices, or all of them."""
+        learning = ".osf_svd_params." if round.past else "weight"
+        inside = tuple(f"{name}." for name in self.targets)
+        names = [name for name, _ in model.named_parameters() if name.startswith(inside) and learning in name]
+        return names if step == 0 else None
 
     def end_round(self, round: Round, learner: Learner) -> dict[str, Any]:
         """Put the matrices together."""
-        assert self.tuner is not None
-        self.tuner.merge_and_unload()
-        self.tuner = None
-        return {"preserved_share": len(round.past) / self.rounds}
+        if self.tuner is not None:
+            self.tuner.merge_and_unload()
+            self.tuner = None
+        return {"preserved_share": self.preserved(round)}
 
     def extra_bytes(self, round: Round, trainable: int) -> Bytes:
         """The parts as the round finds them, and what spans the preserved directions of matrices that are not square;
         of the round that the model was last prepared for."""
-        assert self.tuner is not None
+        if self.tuner is None:
+            return Bytes()
         layers = [self.tuner.model.get_submodule(name) for name in self.targets]
         return Bytes(device=sum(buffer.nbytes for layer in layers for buffer in layer.buffers()))
+
+    def preserved(self, round: Round) -> float:
+        """The share of each matrix's singular directions that stay as they are."""
+        return len(round.past) / self.rounds
 
 
 def keep_orthogonal(layer: nn.Module) -> None:

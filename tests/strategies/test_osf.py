@@ -47,11 +47,13 @@ def top(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, to
 def test_a_matrix_is_what_is_preserved_and_what_learns(small_model: Path, matrix: str) -> None:
     strategy, model = built(small_model)
     weight = layer_of(model, matrix).get_parameter("weight").detach().clone()
-    for round, rank in zip(ROUNDS, (1, 4, 8, 12), strict=True):
+    strategy.prepare(ROUNDS[0], model)
+    assert type(layer_of(model, matrix)) is nn.Linear, "the first round has nothing to preserve"
+    for round, rank in zip(ROUNDS[1:], (4, 8, 12), strict=True):
         strategy.prepare(round, model)
         factors = layer_of(model, matrix).get_submodule("osf_svd_params.default")
         u_low, s_low, v_low = (getattr(factors, name).detach().double() for name in ("U_low", "S_low", "V_low"))
-        assert len(s_low) == 16 - rank, "a quarter more with every round, and never less than a direction"
+        assert len(s_low) == 16 - rank, "a quarter more with every round"
         u, s, v = top(weight, rank)
         torch.testing.assert_close(u * s @ v + u_low * s_low @ v_low, weight.double(), rtol=0, atol=1e-6)
 
@@ -142,8 +144,8 @@ def test_a_round_leaves_a_model_that_transformers_loads(run: Callable[..., Path]
     records = [json.loads((folder / "rounds" / f"round{t}.json").read_text()) for t in (1, 2, 3)]
     assert [record["strategy"]["preserved_share"] for record in records] == [0, 1 / 3, 2 / 3]
     shares = [record["trainable_share"] for record in records]
-    assert shares == sorted(shares, reverse=True)
-    assert len(set(shares)) == 3
+    assert shares[0] == 1
+    assert shares[1] > shares[2]
 
 
 def test_the_plan_tells_each_rounds_share() -> None:
@@ -156,7 +158,7 @@ def test_the_plan_tells_each_rounds_share() -> None:
         learns = learning * (4 * square + 3 * oblong)
         return learns / (4 * width * width + 3 * width * inside + learns)
 
-    assert [r["trainable_share"] for r in planned] == pytest.approx([share(191), share(96)])
+    assert [r["trainable_share"] for r in planned] == pytest.approx([1, share(96)])
     assert as_dict(config.strategy)["target_modules"] is None
 
 

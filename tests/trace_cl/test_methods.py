@@ -34,10 +34,7 @@ METHODS = [
     # prompts
     # low-rank adapters
     ("osf", ("strategy=osf",)),
-    (
-        "qlora",
-        ("strategy=qlora", "strategy.r=4", "model.path=null"),
-    ),  # whose blocks do not go into a small model's rows
+    ("qlora", ("strategy=qlora", "strategy.r=4", "model.path=null")),  # the small model's rows hold no block
 ]
 
 
