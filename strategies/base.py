@@ -2,6 +2,7 @@
 
 A round goes like this (`trace_cl/rounds.py`):
 
+    prepare(round)                       the modules it learns with
     trainable(round, 0)                  which parameters learn
     begin_round(round, learner)
     for each phase, epoch and batch:     of exactly `global_batch` examples
@@ -242,9 +243,17 @@ class Bytes(NamedTuple):
 
 
 def shape_of(parameter: nn.Parameter) -> torch.Size:
-    """A parameter's shape, also where its values are spread over ranks (DeepSpeed then keeps the shape beside it)."""
-    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    """A parameter's shape, also where its values are spread over ranks (DeepSpeed then keeps the shape beside it), or
+    packed (bitsandbytes)."""
+    packed = getattr(parameter, "quant_state", None)
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape) if packed is None else packed.shape
     return shape
+
+
+def bytes_of(parameter: nn.Parameter, dtype: torch.dtype) -> int:
+    """What a parameter takes in a model of this dtype; one that is to be held otherwise tells itself."""
+    told: int | None = getattr(parameter, "held_bytes", None)
+    return shape_of(parameter).numel() * dtype.itemsize if told is None else told
 
 
 @dataclass(frozen=True)
@@ -262,7 +271,9 @@ class Unsuitable(ValueError):
 LoadModel = Callable[[Path | None], PreTrainedModel]
 """Loads a model from a folder in Hugging Face layout, or (None) the base model that the run begins with."""
 
-Use = Literal["gradients", "weights", "snapshot", "changing_parameters", "whole_parameters", "past_keys"]
+Use = Literal[
+    "gradients", "weights", "snapshot", "changing_parameters", "whole_parameters", "whole_weights", "past_keys"
+]
 
 
 class Strategy:
@@ -278,8 +289,9 @@ class Strategy:
     uses: frozenset[Use] = frozenset()
     """What it asks of the learner besides training: an engine that cannot give it says so before anything is loaded.
     `changing_parameters`: what learns changes within a round. `whole_parameters`: it, or a library it stands on, looks
-    at parameters and gradients behind the learner's back, which takes a device that holds them whole. `past_keys`: it
-    puts keys and values before those of the text, which layers that are computed once more have not."""
+    at parameters and gradients behind the learner's back, which takes a device that holds them whole. `whole_weights`:
+    it holds weights in a form that cannot be dealt out. `past_keys`: it puts keys and values before those of the text,
+    which layers that are computed once more have not."""
 
     uses_instructions: bool = False
     """Whether it learns from the general instruction set, so that the benchmark must have one."""
@@ -309,6 +321,12 @@ class Strategy:
     def save_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
         """Write what `build` reads. `weights` are the whole weights where the model itself holds only a part."""
         model.save_pretrained(folder, state_dict=weights)
+
+    def prepare(self, round: Round, model: PreTrainedModel) -> None:
+        """Give the model the modules that it learns with in this round, in the place of another round's.
+
+        Planning asks it too, for any round, with a model on the meta device.
+        """
 
     def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
         """The names of the parameters that learn from this step on (0: the round's first, which must say); None: as

@@ -5,7 +5,7 @@ what stands beside an MLP (the experts of a mixture, their router). A matrix who
 instead of passed over: half of a model can be chosen only where all of it is told apart.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -72,6 +72,22 @@ def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
     name = max(stacks, key=lambda name: len(stacks[name]))
     path = ".".join(filter(None, (root, name)))
     return {f"{path}.{index}": layer for index, layer in stacks[name].named_children()}
+
+
+def linear_layers(model: nn.Module, wanted: Sequence[str] | None = None) -> list[str]:
+    """The names of the linear layers that the model's layers consist of; or of those alone whose names end so.
+
+    Raises Unsuitable where there is none of a name, or none at all.
+    """
+    inside = tuple(f"{path}." for path in decoder_layers(model))
+    found = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and name.startswith(inside)]
+    ends = tuple(f".{end}" for end in wanted or ())
+    missing = [end for end in ends if not any(name.endswith(end) for name in found)]
+    if missing or not found:
+        others = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in found)) or "none"
+        lacks = f"no linear layer {missing[0].removeprefix('.')}" if missing else "no linear layers"
+        raise Unsuitable(f"strategy.target_modules: {type(model).__name__} has {lacks}; choose from {others}")
+    return [name for name in found if name.endswith(ends or "")]
 
 
 def matrices(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Parameter]]:

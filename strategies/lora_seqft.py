@@ -66,7 +66,12 @@ class LoraSeqFT(SeqFT):
 
     def trainable(self, round: Round, step: int, model: nn.Module) -> Collection[str] | None:
         """The adapter, in every round."""
-        return [name for name, _ in model.named_parameters() if ".lora_" in name] if step == 0 else None
+        return [name for name, _ in model.named_parameters() if is_adapter(name)] if step == 0 else None
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter's name is that of an adapter's."""
+    return ".lora_" in name
 
 
 def put_on(model: PreTrainedModel, config: PeftConfig, checkpoint: Path | None, seed: int) -> PeftModel:

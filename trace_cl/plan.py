@@ -20,7 +20,7 @@ from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import Benchmark, count_only, load_data, prepare
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
-from trace_cl.strategies.base import Phase, Round, Strategy, shape_of
+from trace_cl.strategies.base import Phase, Round, Strategy, bytes_of
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import engines
 from trace_cl.training import layout as layouts
@@ -36,7 +36,6 @@ from trace_cl.training.memory import (
     largest_micro_batch,
 )
 from trace_cl.training.model import (
-    bytes_of,
     check_positions,
     count,
     device_and_dtype,
@@ -44,6 +43,7 @@ from trace_cl.training.model import (
     load_tokenizer,
     locate,
     trainable_share,
+    whole_bytes,
 )
 from trace_cl.training.ranks import Ranks
 
@@ -54,7 +54,9 @@ def tokens(phases: Sequence[Phase]) -> int:
 
 
 def select_first(strategy: Strategy, round: Round, model: PreTrainedModel) -> None:
-    """Let learn what learns from the round's beginning on: nothing in a round without phases. Raises as `select`."""
+    """Let learn what learns from the round's beginning on, in the modules that are the round's own: nothing in a round
+    without phases. Raises as `select`."""
+    strategy.prepare(round, model)
     model.requires_grad_(False)
     if strategy.phases(round):
         select(strategy, round, 0, model)
@@ -105,13 +107,13 @@ def plan_round(
         "trainable_share": trainable_share(model),
         "trainable_parameters": learning,
         "frozen_modules": frozen_modules(model),
-        "extra_bytes": {"device": extra.device + bytes_of(model) - base_bytes, "host": extra.host},
+        "extra_bytes": {"device": extra.device + whole_bytes(model) - base_bytes, "host": extra.host},
     }
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run needs of memory, to be asked under one setting or another."""
+    """What a run needs of memory, to be asked under one setting or another; `model` is on the meta device."""
 
     config: DictConfig
     strategy: Strategy
@@ -136,7 +138,7 @@ class Needs:
     def answered(self, memory: Memory, layout: Layout, room: FreeMemory | None) -> Memory:
         """With what it takes to score the round, every rank its share of the examples."""
         gather, budget = self.config.engine.gather, self.config.evaluation.tokens_per_batch
-        whole = sum(shape_of(p).numel() * self.dtype.itemsize for p in set(self.model.parameters()))
+        whole = sum(bytes_of(p, self.dtype) for p in set(self.model.parameters()))
         if gather is None and room is not None and room.device is not None:
             gather = whole <= ROOM * room.device
         weights = memory.weights if layout.stage == 3 and gather is False else whole
@@ -268,7 +270,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     benchmark = counted or prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     rounds = benchmark.rounds(config.seed, config.training.global_batch)
-    base_bytes = bytes_of(build_on_meta(architecture, dtype))
+    base_bytes = whole_bytes(build_on_meta(architecture, dtype))
     model = strategy.build(lambda _: build_on_meta(architecture, dtype), None, rounds)
     check_positions(model, benchmark.tasks, [strategy.positions(round) for round in rounds])
     layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))

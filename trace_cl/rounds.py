@@ -94,7 +94,6 @@ class Run:
             self.logger.log("round", 0, score_curves(base["scores"][self.config.metrics.variant]))
         for round in self.rounds[self.standing.finished :]:
             if self.standing.trained is None:
-                self.refuse_without_space(round)
                 self.taken_over(round)  # which refuses before the round is trained, not after
                 self.train(round)
             self.finish(round)
@@ -117,6 +116,7 @@ class Run:
         self.journal.begin_steps(round.number, half["step"])
         torch.manual_seed(stream(self.config.seed, "round", round.number))
         plan.select_first(self.strategy, round, self.model)
+        self.refuse_without_space(round)
         record = plan.plan_round(self.strategy, round, self.model, self.base_bytes, self.config.training.global_batch)
         self.terms = Terms(self.strategy.terms if round.past else ())
         for line in on_the_first(self.ranks, lambda: self.journal.steps(round.number)):
@@ -138,7 +138,6 @@ class Run:
 
     def refuse_without_space(self, round: Round) -> None:
         """Raises UserError where the disk has no room for what the round will put by."""
-        plan.select_first(self.strategy, round, self.model)
         learning = count(set(self.model.parameters()), trainable=True)
         saved = learning if self.strategy.changes_architecture else count(set(self.model.parameters()))
         settings = self.config.checkpoint

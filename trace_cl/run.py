@@ -34,7 +34,6 @@ from trace_cl.training import engines
 from trace_cl.training.engine import Optimization
 from trace_cl.training.folder import build_on_meta, read_config
 from trace_cl.training.model import (
-    bytes_of,
     check_positions,
     cut_matters,
     device_and_dtype,
@@ -42,6 +41,7 @@ from trace_cl.training.model import (
     load_model,
     load_tokenizer,
     locate,
+    whole_bytes,
 )
 from trace_cl.training.ranks import Ranks, join, on_the_first
 
@@ -131,13 +131,16 @@ def open_run(
             lambda folder: load_model(str(folder or location), dtype, config.model.source), checkpoint, rounds
         )
 
+    # The plan has a strategy of its own, whose model has no values.
+    planner = build_strategy(config)
+    planned = planner.build(lambda _: build_on_meta(read_config(Path(location)), dtype), None, rounds)
     model = build(standing.checkpoint)
     check_positions(model, benchmark.tasks, [strategy.positions(round) for round in rounds])
     if standing.checkpoint is not None:
         strategy.restore(standing.checkpoint)
     if cut_matters(model):
         journal.check_cut(config.training.tokens_per_batch, ranks.size)
-    settings = plan.settle(plan.Needs(config, strategy, benchmark, model, dtype), device, ranks)
+    settings = plan.settle(plan.Needs(config, planner, benchmark, planned, dtype), device, ranks)
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
     engine.to_devices(model)
@@ -156,7 +159,7 @@ def open_run(
         benchmark=benchmark,
         model=model,
         build_base=partial(build, None),
-        base_bytes=bytes_of(build_on_meta(read_config(Path(location)), dtype)),
+        base_bytes=whole_bytes(build_on_meta(read_config(Path(location)), dtype)),
         tokenizer=tokenizer,
         engine=engine,
         ranks=ranks,

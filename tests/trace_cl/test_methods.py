@@ -31,15 +31,12 @@ METHODS = [
     ("single_task+hft", ("strategy=single_task", "hft=true")),
     ("zero_shot", ("strategy=zero_shot",)),
     ("icl", ("strategy=icl", "strategy.demonstrations=2")),
-    # penalties, merging
-    # bounds
     ("l2sp", ("strategy=l2sp",)),
     ("l2sp+hft", ("strategy=l2sp", "strategy.anchor=round", "hft=true")),
     ("mixout", ("strategy=mixout", "strategy.mask=weight")),
     ("mixout+hft", ("strategy=mixout", "hft=true")),
     ("merge", ("strategy=merge", "strategy.how=dare", "strategy.density=0.7")),
     ("merge+hft", ("strategy=merge", "strategy.how=ties", "strategy.other=base", "hft=true")),
-    # gradients, freezing
     ("agem", ("strategy=agem", "strategy.memory_size=5")),
     ("agem+hft", ("strategy=agem", "hft=true")),
     ("ogd", ("strategy=ogd", "strategy.examples=4", "strategy.memory_dtype=bf16")),
@@ -50,20 +47,18 @@ METHODS = [
     ("dynamic_freezing+hft", ("strategy=dynamic_freezing", "hft=true")),
     ("autofreeze", ("strategy=autofreeze", "strategy.tests=1")),
     ("autofreeze+hft", ("strategy=autofreeze", "strategy.tests=3", "hft=true", "model.dtype=bf16")),
-    # memories
     ("der", ("strategy=der", "strategy.memory_size=5", "strategy.memory_batch=3")),
     ("der+hft", ("strategy=der", "hft=true")),
     ("mbpa", ("strategy=mbpa", "strategy.steps=1", "strategy.neighbours=2", "strategy.ratio=0.2")),
     ("mbpa+hft", ("strategy=mbpa", "strategy.steps=1", "strategy.neighbours=2", "strategy.stored=0.5", "hft=true")),
-    # prompts
     ("p_tuning", ("strategy=p_tuning", "strategy.prefix_tokens=3")),
     ("l2p", ("strategy=l2p", "strategy.prompt_tokens=2")),
     ("lfpt5", ("strategy=lfpt5", "strategy.prompt_tokens=3", "strategy.samples=40", "strategy.top_k=3000")),
-    # low-rank adapters
     ("o_lora", ("strategy=o_lora", "strategy.norm_strength=0.1")),
     ("adalora", ("strategy=adalora",)),
     ("tree_lora", ("strategy=tree_lora",)),
-    # peft's
+    ("osf", ("strategy=osf",)),
+    ("qlora", ("strategy=qlora", "strategy.r=4", "model.path=null")),  # the small model's rows hold no block
 ]
 
 UNTRAINED = ("zero_shot", "icl")

@@ -45,6 +45,11 @@ def check(settings: EngineConfig, ranks: int, uses: Collection[Use]) -> None:
                 "this strategy works on whole parameters and gradients, and DeepSpeed deals them out: "
                 "set engine=torch, on one device"
             )
+        if "whole_weights" in uses and wanted.stage == 3:
+            raise UserError(
+                "engine.zero_stage=3 deals all weights out, and this strategy holds them in a form that cannot be: "
+                "set engine.zero_stage=2"
+            )
         if "snapshot" in uses and settings.gather is False:
             raise UserError(
                 "engine.gather=false leaves no device a whole model, and this strategy keeps a frozen one: "

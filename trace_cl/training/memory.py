@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 from trace_cl.data.batches import answer_tokens, micro_batches, within_budget
-from trace_cl.strategies.base import Batch, Bytes, Example, shape_of
+from trace_cl.strategies.base import Batch, Bytes, Example, bytes_of, shape_of
 from trace_cl.strategies.layers import decoder_layers
 from trace_cl.training.layout import Layout
 from trace_cl.training.loss import LanguageModel
@@ -73,26 +73,26 @@ class Memory:
         """Of these parameters, those that learn and those that do not; `extra_bytes` tells, of so many learning on one
         device, what the strategy keeps.
 
-        Below stage 2 a device holds everything: frozen weights in the model's dtype, what learns in fp32, with its
+        Below stage 2 a device holds everything: frozen weights as they are, what learns in fp32, with its
         gradient and AdamW's two moments. From stage 2 on the optimizer has an fp32 copy of what learns, and it, the
         moments and the gradients are dealt out; in stage 3 the weights too.
         """
         sizes = {p: (shape_of(p).numel(), p.requires_grad) for p in parameters}
-        everything = sum(size for size, _ in sizes.values())
+        everything = sum(bytes_of(p, dtype) for p in sizes)
         learning = sum(size for size, learns in sizes.values() if learns)
         share = learning if layout.stage == 0 else -(-learning // layout.ranks)
         extra = extra_bytes(share)
         if layout.stage == 0:
             held = FP32 if layout.held_in_fp32(dtype) else dtype.itemsize
             return cls(
-                weights=(everything - learning) * dtype.itemsize + learning * held,
+                weights=everything + learning * (held - dtype.itemsize),
                 gradients=learning * FP32,
                 optimizer=learning * 2 * FP32,
                 strategy=extra.device,
                 activations=activations,
                 host=extra.host,
             )
-        weights = everything * dtype.itemsize
+        weights = everything
         if layout.stage == 3:
             persistent = sum(size for size, _ in sizes.values() if size <= PERSISTENT)
             weights = weights // layout.ranks + persistent * dtype.itemsize
@@ -198,13 +198,13 @@ def pretend(model: PreTrainedModel, frozen: torch.dtype, learning: torch.dtype) 
 
 
 class Kept:
-    """What autograd saves, by the layer that was at work; a storage counts once, and weights do not."""
+    """What autograd saves, by the layer that was at work; a storage counts once, and what the model holds does not."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.layer: int | None = None
         self.storages: dict[int, tuple[int | None, torch.UntypedStorage]] = {}
         self.handed: dict[int, tuple[int | None, torch.UntypedStorage]] = {}
-        self.weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        self.weights = {held.untyped_storage()._cdata for held in (*model.parameters(), *model.buffers())}
         for number, layer in enumerate(decoder_layers(model).values()):
             layer.register_forward_pre_hook(
                 lambda _, args, kwargs, n=number: self._enter(n, [*args, *kwargs.values()]), with_kwargs=True

@@ -26,7 +26,7 @@ from transformers.utils import logging as hf_logging
 from trace_cl.data.benchmark import Task
 from trace_cl.errors import UserError
 from trace_cl.records.files import PACKAGE, flatten
-from trace_cl.strategies.base import shape_of
+from trace_cl.strategies.base import bytes_of, shape_of
 from trace_cl.strategies.layers import decoder_layers, matrices, module_of
 from trace_cl.training.folder import build_on_meta as build_on_meta
 from trace_cl.training.folder import check_folder, read_config, reading, refuse_unless_whole
@@ -34,6 +34,8 @@ from trace_cl.training.folder import check_folder, read_config, reading, refuse_
 # What goes wrong at the hub is told in our own one sentence.
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
 hf_logging.set_verbosity_error()
+# Where bitsandbytes is installed peft imports it, and it misses a faster kernel for some CPUs.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # Where DeepSpeed is installed transformers imports it to save a model, and it warns of a machine without a GPU.
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -214,9 +216,9 @@ def trainable_share(model: nn.Module) -> float:
     return count(found, trainable=True) / count(found)
 
 
-def bytes_of(model: nn.Module) -> int:
+def whole_bytes(model: nn.Module) -> int:
     """What a model's parameters take, whole."""
-    return sum(shape_of(p).numel() * p.element_size() for p in set(model.parameters()))
+    return sum(bytes_of(p, p.dtype) for p in set(model.parameters()))
 
 
 def count(parameters: Sequence[nn.Parameter] | set[nn.Parameter], trainable: bool = False) -> int:
