@@ -1,7 +1,7 @@
 """L2-SP: a penalty on moving away from the starting point (Li et al., ICML 2018, arXiv 1802.01483, equation 2).
 
-One spring for every weight, all of them alike: λ/2 · ‖θ − θ⁰‖². What it does softly Half Fine-Tuning does for a half of
-the weights once and for all: the HFT paper derives its mask from such a constraint (arXiv 2404.18466, section 3.3).
+One spring for every weight, all of them alike: λ/2 · ‖θ − θ⁰‖². Of its own method the HFT paper says that it is such a
+term (arXiv 2404.18466): half of the weights are held where they are, the others not at all.
 """
 
 from collections.abc import Sequence
