@@ -48,6 +48,8 @@ def test_every_tenth_of_the_steps_another_tenth_of_21_matrices(model: PreTrained
     frozen = frozen_at(DynamicFreezing(), round, model, 30)
     # 2.1, 4.2, … 18.9, each to the nearest whole number
     assert [matrices(names) for names in frozen[::3]] == [0, 2, 4, 6, 8, 11, 13, 15, 17, 19]
+    named = [step for step in range(30) if DynamicFreezing().trainable(round, step, model) is not None]
+    assert named == list(range(0, 30, 3)), "told when it changes"
     for stage in range(10):
         assert frozen[3 * stage] == frozen[3 * stage + 1] == frozen[3 * stage + 2]
     for before, after in pairwise(frozen):
