@@ -49,13 +49,13 @@ class MbPA(SeqFT):
     """Sequential fine-tuning with sparse replay, whose model is adapted to each prompt's neighbours before it answers.
 
     `stored` is the share of each task's examples that is written into the memory. After each epoch as many examples of
-    past tasks are replayed as are `ratio` of it. A prompt is answered after `steps` (L) steps of AdamW, at a rate of
-    `rate`, on its `neighbours` (K) in memory; `pull` is λ. With `steps=0` nothing is adapted, and no key ever made.
+    past tasks are replayed as are `ratio` of it. A prompt is answered after `steps` (L) steps of gradient descent, at a
+    rate of `rate`, on its `neighbours` (K) in memory; `pull` is λ. With `steps=0` nothing is adapted, and no key ever made.
     """
 
     neighbours: int = 32  # the paper's K (section 4)
     steps: int = 30  # the paper's L (section 4)
-    rate: float = 1e-3  # that of h3lio5/episodic-lifelong-learning; conf/strategy/mbpa.yaml takes the training's
+    rate: float = 0.1  # ours: gradients are clipped to 1, and a step of training with AdamW is about as long
     pull: float = 0.001  # the paper's λ, and that of h3lio5's code
     ratio: float = 0.01  # the paper's 100 examples for every 10,000 that are learned (section 3)
     stored: float = 1.0  # the paper's: everything; it also tries 0.5 and 0.1
@@ -128,13 +128,13 @@ class MbPA(SeqFT):
         return answers
 
     def extra_bytes(self, round: Round, trainable: int) -> Bytes:
-        """The key network, and what a prompt's answer takes more than training: all weights learn, whole on each
-        device, and those they begin from are kept."""
+        """The key network and the weights that a prompt's adaptation begins from; and, where training takes less than
+        it (Adam's 16 bytes for what learns there), fp32 weights and gradients of everything, whole on each device."""
         if not self.steps:
             return Bytes()
         width = self.model.config.get_text_config().hidden_size
         keys = sum(len(self.memories[task.name]) for task in round.tasks)
-        return Bytes(device=2 * self.bytes + 4 * 4 * (self.weights - trainable), host=4 * width * keys)
+        return Bytes(device=2 * self.bytes + max(0, 2 * 4 * self.weights - 4 * 4 * trainable), host=4 * width * keys)
 
     def save(self, folder: Path) -> None:
         if self.keys:

@@ -21,6 +21,7 @@ from trace_cl.training.torch_engine import TorchLearner
 
 TOKENIZER = load_tokenizer(str(CHECKPOINT))
 EXAMPLES = FakeTask("a", 0).train[:4]
+RATE = 0.5
 PROMPTS = [example.prompt for example in FakeTask("b", 1).train[:3]]
 
 
@@ -30,18 +31,17 @@ def load(small_model: Path, dtype: torch.dtype = torch.float64) -> PreTrainedMod
 
 
 def adaptation(steps: int = 3, pull: float = 0.3, budget: int = 4096) -> Adaptation:
-    return Adaptation(EXAMPLES, steps, 0.01, pull, budget)
+    return Adaptation(EXAMPLES, steps, RATE, pull, budget)
 
 
 @pytest.mark.parametrize("budget", [4096, 30], ids=["whole", "cut"])
-def test_the_steps_are_adams_by_hand(small_model: Path, budget: int) -> None:
-    """Kingma and Ba's algorithm 1 (betas 0.9 and 0.95, as in training) on the clipped gradient of both terms, by
-    autograd."""
+def test_the_steps_are_gradient_descent_by_hand(small_model: Path, budget: int) -> None:
+    """On the gradient of both terms by autograd; both are clipped to a norm of one."""
     model, by_hand = load(small_model), load(small_model)
     parameters = list(by_hand.parameters())
     start = [p.detach().clone() for p in parameters]
-    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
-    for step in range(1, 4):
+    norms = []
+    for _ in range(4):
         losses = []
         for example in EXAMPLES:
             ids = torch.tensor([[*example.prompt, *example.answer]])
@@ -49,17 +49,14 @@ def test_the_steps_are_adams_by_hand(small_model: Path, budget: int) -> None:
             losses.append(cross_entropy(logits, ids[0, len(example.prompt) :], reduction="none"))
         distance = torch.stack([(p - s).square().sum() for p, s in zip(parameters, start, strict=True)]).sum()
         gradients = torch.autograd.grad(torch.cat(losses).mean() + 0.3 * distance, parameters)
-        norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+        norms.append(torch.stack([g.square().sum() for g in gradients]).sum().sqrt().item())
         with torch.no_grad():
-            for p, g, m, v in zip(parameters, gradients, first, second, strict=True):
-                clipped = g * min(1.0, 1 / (norm + 1e-6))
-                m.mul_(0.9).add_(0.1 * clipped)
-                v.mul_(0.95).add_(0.05 * clipped.square())
-                p -= 0.01 * (m / (1 - 0.9**step)) / ((v / (1 - 0.95**step)).sqrt() + 1e-8)
-    with adaptation(budget=budget).of(model):
+            for p, g in zip(parameters, gradients, strict=True):
+                p -= RATE * g * min(1.0, 1 / (norms[-1] + 1e-6))
+    assert min(norms) > 1
+    with adaptation(steps=4, budget=budget).of(model):
         for (name, ours), theirs in zip(model.named_parameters(), parameters, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7, msg=name)
-    assert not torch.equal(start[0], parameters[0])
 
 
 @contextmanager
@@ -100,19 +97,22 @@ def test_also_when_something_goes_wrong(small_model: Path, monkeypatch: pytest.M
 
 
 def test_bf16_is_adapted_by_what_bf16_alone_would_swallow(small_model: Path) -> None:
-    """Steps of 1e-5 that only together are more than bf16 can tell apart."""
-    model = load(small_model, torch.bfloat16)
-    before = model.lm_head.weight.detach().float().clone()
-    with Adaptation(EXAMPLES[:1], 30, 1e-5, 0.0, 4096).of(model):
-        moved = (model.lm_head.weight.float() - before).abs().max()
-    assert 1e-4 < moved < 5e-4
+    """Thirty steps, each of which is mostly smaller than what bf16 can tell apart, go where those of fp32 go."""
+    rounded = load(small_model, torch.bfloat16)
+    before = rounded.lm_head.weight.detach().float().clone()
+    moved = []
+    for model in (rounded, copy.deepcopy(rounded).float()):
+        with Adaptation(EXAMPLES[:1], 30, 1e-3, 0.0, 4096).of(model):
+            moved.append((model.lm_head.weight.detach().float() - before).flatten())
+    assert torch.cosine_similarity(*moved, dim=0) > 0.9
+    assert moved[0].norm().item() == pytest.approx(moved[1].norm().item(), rel=0.1)
 
 
 def test_the_pull_holds_the_weights_back(small_model: Path) -> None:
     model = load(small_model)
     moved = []
     before = copy.deepcopy(model.lm_head.weight.data)
-    for pull in (0.0, 1.0, 100.0):
+    for pull in (0.0, 0.1, 1.0):
         with adaptation(steps=8, pull=pull).of(model):
             moved.append((model.lm_head.weight - before).norm().item())
     assert moved[0] > moved[1] > moved[2]
@@ -144,7 +144,7 @@ def generator(model: PreTrainedModel, kept: Remembering | None = None) -> Genera
 
 def answered(answerer: Generator) -> list[str]:
     """Each prompt by a model adapted to other examples; the last without."""
-    adapted = [answerer.adapted(EXAMPLES[n : n + 2], 3, 0.05, 0.0).generate([PROMPTS[n]]) for n in range(2)]
+    adapted = [answerer.adapted(EXAMPLES[n : n + 2], 3, 3.0, 0.0).generate([PROMPTS[n]]) for n in range(2)]
     return [answer for [answer] in [*adapted, answerer.generate(PROMPTS[2:])]]
 
 
@@ -156,7 +156,7 @@ def test_answers_are_the_adapted_models_and_leave_it_alone(small_model: Path) ->
     assert answers[0] != plain[0]
     assert answers[2] == plain[2]
     for n in range(2):
-        with Adaptation(EXAMPLES[n : n + 2], 5, 0.05, 0.0, 4096).of(model):
+        with Adaptation(EXAMPLES[n : n + 2], 3, 3.0, 0.0, 4096).of(model):
             assert generator(model).generate([PROMPTS[n]]) == [answers[n]]
 
 
@@ -178,7 +178,7 @@ def test_the_same_prompt_may_be_adapted_for_twice(small_model: Path) -> None:
     for _ in range(2):
         answerer = generator(model, kept)
         [one], [other] = (
-            answerer.adapted([Example(PROMPTS[0], [token] * 6)], 8, 0.05, 0.0).generate(PROMPTS[:1])
+            answerer.adapted([Example(PROMPTS[0], [token] * 6)], 8, 3.0, 0.0).generate(PROMPTS[:1])
             for token in (50, 90)
         )
         assert one != other

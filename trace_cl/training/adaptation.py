@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedModel
 
 from trace_cl.strategies.base import Example
@@ -13,8 +14,8 @@ from trace_cl.training.torch_engine import TorchLearner
 
 @dataclass(frozen=True)
 class Adaptation:
-    """`steps` of the training's optimizer on all weights θ, at a rate of `rate`: they lower the examples' mean loss +
-    `pull` · ‖θ − θ*‖², with θ* where they begin."""
+    """`steps` of gradient descent on all weights θ, at a rate of `rate`, the gradient clipped as in training: they lower
+    the examples' mean loss + `pull` · ‖θ − θ*‖², with θ* where they begin."""
 
     examples: Sequence[Example]
     steps: int
@@ -43,6 +44,8 @@ class Adaptation:
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
         learner = TorchLearner(model.requires_grad_(True), Optimization(self.rate), self.tokens_per_batch)
+        # Adam's first steps are as long where nothing is to be learned as where everything is.
+        learner.optimizer = torch.optim.SGD(learner.parameters.values(), lr=self.rate)
         model.eval()  # an answer is to follow from the examples alone, and dropout would draw
         for _ in range(self.steps):
             learner.backward(self.examples)

@@ -67,7 +67,7 @@ class TorchLearner:
         self.parameters = trainable(model)
         self.touched = dict(self.parameters)
         cast(self.parameters.values(), self.precise)
-        self.optimizer = adamw(self.parameters.values(), optimization)
+        self.optimizer: torch.optim.Optimizer = adamw(self.parameters.values(), optimization)
         model.train()
 
     @property
