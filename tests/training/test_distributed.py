@@ -129,6 +129,8 @@ still_spread = [
         ("lora_seqft", ()),
         ("ewc+hft", pytest.mark.whole_grid),
         ("progressive_prompts", pytest.mark.whole_grid),
+        ("p_tuning", pytest.mark.whole_grid),
+        ("l2p", pytest.mark.whole_grid),
         ("merging", pytest.mark.whole_grid),
         ("der", pytest.mark.whole_grid),
     )
