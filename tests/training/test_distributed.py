@@ -41,6 +41,7 @@ pytestmark = pytest.mark.distributed
 METHODS = {
     "seqft": (),
     "seqft+hft": ("hft=true",),
+    "seqft+hft general": ("hft=true", "benchmark.general=trace_cl.data.embedded.general.generate"),
     "gem": ("strategy=gem",),
     "gem+hft": ("strategy=gem", "hft=true"),
     "replay": ("strategy=replay",),
@@ -53,7 +54,6 @@ METHODS = {
     "progressive_prompts": ("strategy=progressive_prompts",),
     "joint": ("strategy=joint",),
     "merging": ("strategy._target_=ranks.Merging",),
-    "seqft+hft general": ("hft=true", "benchmark.general=trace_cl.data.embedded.general.generate"),
     # bounds
     # penalties, merging
     # gradients, freezing
@@ -68,7 +68,7 @@ PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "seqft+hft general"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc"),
     3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
 }
 """What is tried each time; the whole grid is `make test-grid`."""

@@ -159,12 +159,12 @@ class StoredRun:
         """The summary. Raises ValueError for what could be no summary of this matrix."""
         rounds = set(range(1, len(self.tasks) + 1))
         fits: dict[str, Callable[[Any], bool]] = {
+            "general_loss": lambda value: isinstance(value, list) and all(map(is_loss, value)),
             "method": lambda value: isinstance(value, str) and value != "",
             "untrained_rounds": lambda value: (
                 isinstance(value, list) and all(type(t) is int and t in rounds for t in value)
             ),
             "zero_shot": lambda value: isinstance(value, dict) and all(map(is_score, value.values())),
-            "general_loss": lambda value: isinstance(value, list) and all(map(is_loss, value)),
         }
         for key, is_right in fits.items():
             if key in summary and not is_right(summary[key]):
