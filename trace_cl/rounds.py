@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl import plan
 from trace_cl.analysis import report
+from trace_cl.analysis.general import general_loss
 from trace_cl.data.batches import answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
@@ -392,7 +393,7 @@ class Run:
             **figures,
             "untrained_rounds": untrained,
             "zero_shot": base.get("scores", {}).get(variant, {}),
-            **report.general_loss(base, records),
+            **general_loss(base, records),
             "seconds": {
                 "training": to_ms(sum(r["seconds"] for r in records)),
                 "evaluation": to_ms(sum(r.get("evaluation_seconds", 0) for r in (base, *records))),

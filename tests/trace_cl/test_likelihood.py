@@ -12,7 +12,8 @@ import torch
 from support import TASKS, FakeTask, results
 from transformers import AutoModelForCausalLM
 
-from trace_cl.analysis import report
+from trace_cl.analysis.general import general_loss, with_general_loss
+from trace_cl.analysis.text import table
 from trace_cl.data.batches import Encoder
 from trace_cl.data.embedded import general, generate
 from trace_cl.likelihood import mean_loss
@@ -74,6 +75,7 @@ def test_a_run_records_it_and_is_otherwise_what_it_was(run: Run, tmp_path: Path,
     shown = (folder / "report.md").read_text()
     assert f"| loss on general text | {losses[1]:.3f} | {losses[2]:.3f} | {losses[3]:.3f} |" in shown
     assert f"the base model's is {losses[0]:.3f}." in shown
+    assert shown.partition("| loss on")[0] == (without / "report.md").read_text().partition("\n\nScores run")[0] + "\n"
     assert "general" not in (without / "summary.json").read_text() + (without / "report.md").read_text()
 
 
@@ -87,11 +89,11 @@ def test_a_tasks_prompts_are_no_part_of_the_model(run: Run) -> None:
 
 def test_rounds_of_a_run_that_an_earlier_version_began_have_none() -> None:
     rounds: list[dict[str, Any]] = [{"round": 1}, {"round": 2, "general_loss": 0.5}, {"round": 3, "general_loss": None}]
-    summary = report.general_loss({}, rounds)
+    summary = general_loss({}, rounds)
     assert summary == {"base_general_loss": None, "general_loss": [None, 0.5, None]}
-    frame = report.table_of([[1.0], [1.0, 2.0], [1.0, 2.0, 3.0]], TASKS, {}, summary)
+    frame = with_general_loss(table([[1.0], [1.0, 2.0], [1.0, 2.0, 3.0]], TASKS), summary)
     assert frame.T["loss on general text"].tolist() == ["–", "0.500", "–"]
-    assert report.general_loss({}, rounds[:1]) == {}
+    assert general_loss({}, rounds[:1]) == {}
 
 
 def test_general_text_is_none_that_the_model_or_a_task_has_learned_from() -> None:

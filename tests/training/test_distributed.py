@@ -41,6 +41,7 @@ pytestmark = pytest.mark.distributed
 METHODS = {
     "seqft": (),
     "seqft+hft": ("hft=true",),
+    "seqft+hft general": ("hft=true", "benchmark.general=trace_cl.data.embedded.general.generate"),
     "gem": ("strategy=gem",),
     "gem+hft": ("strategy=gem", "hft=true"),
     "replay": ("strategy=replay",),
@@ -56,7 +57,6 @@ METHODS = {
     "single_task": ("strategy=single_task",),
     "single_task+hft": ("strategy=single_task", "hft=true"),
     "icl": ("strategy=icl",),
-    "seqft+hft general": ("hft=true", "benchmark.general=trace_cl.data.embedded.general.generate"),
     "l2sp": ("strategy=l2sp",),
     "l2sp+hft": ("strategy=l2sp", "strategy.anchor=round", "hft=true"),
     "mixout": ("strategy=mixout",),

@@ -8,27 +8,13 @@ import numpy as np
 import pandas as pd
 
 from trace_cl import metrics
+from trace_cl.analysis.general import sentence, with_general_loss
 from trace_cl.analysis.plots import Method, curves, heatmap, image
-from trace_cl.analysis.text import (
-    GENERAL,
-    UNDEFINED,
-    headline,
-    identity,
-    legend,
-    markdown,
-    number,
-    render,
-    square,
-    table,
-    undefined,
-)
+from trace_cl.analysis.text import UNDEFINED, headline, identity, legend, markdown, render, square, table, undefined
 from trace_cl.records.files import write
 from trace_cl.records.terms import findings
 
 __all__ = ["figures", "render", "write_report"]
-
-Summary = Mapping[str, Any]
-"""What summary.json holds."""
 
 
 def figures(rows: Sequence[Sequence[float]], untrained: Collection[int] = ()) -> dict[str, list[float | None]]:
@@ -101,38 +87,6 @@ def terms_of(rounds: Sequence[Mapping[str, Any]]) -> str:
     return f"\n## Terms of the method\n\n{markdown(pd.DataFrame(lines).set_index('round'))}\n\n{said}"
 
 
-def general_loss(base: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The loss on general text as summary.json holds it: after each of these rounds, and the base model's (None where
-    it was not measured); nothing of a run that measured none."""
-    losses = [record.get("general_loss") for record in (base, *rounds)]
-    if losses == [None] * len(losses):
-        return {}
-    return {"base_general_loss": losses[0], "general_loss": losses[1:]}
-
-
-def table_of(
-    rows: Sequence[Sequence[float]],
-    tasks: Sequence[str],
-    values: Mapping[str, Sequence[float | None]],
-    summary: Summary,
-) -> pd.DataFrame:
-    """The matrix, its figures, and the loss on general text where there is one."""
-    frame = table(rows, tasks, values)
-    if losses := summary.get("general_loss"):
-        frame.loc[GENERAL] = [number(loss, digits=3) for loss in losses]
-    return frame
-
-
-def on_general_text(summary: Summary) -> str:
-    """What the line of the loss on general text says; empty where there is none."""
-    if "general_loss" not in summary:
-        return ""
-    return (
-        f" {GENERAL.capitalize()}: mean cross-entropy, in nats a token, of text that is no task's; the base model's is "
-        f"{number(summary['base_general_loss'], digits=3)}."
-    )
-
-
 def write_report(
     folder: Path,
     rows: Sequence[Sequence[float]],
@@ -159,9 +113,9 @@ def write_report(
 
 ## Scores after each round
 
-{markdown(table_of(rows, tasks, values, summary))}
+{markdown(with_general_loss(table(rows, tasks, values), summary))}
 
-Scores run from 0 to 100 (variant: {summary["variant"]}). {legend()}{on_general_text(summary)}
+Scores run from 0 to 100 (variant: {summary["variant"]}). {legend()}{sentence(summary)}
 {undefined(untrained)}
 
 ![The matrix of scores](heatmap.png)

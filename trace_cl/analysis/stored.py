@@ -178,6 +178,7 @@ class StoredRun:
         """The summary. Raises ValueError for what could be no summary of this matrix."""
         rounds = set(range(1, len(self.tasks) + 1))
         fits: dict[str, Callable[[Any], bool]] = {
+            "general_loss": lambda value: isinstance(value, list) and all(map(is_loss, value)),
             "method": lambda value: isinstance(value, str) and value != "",
             "untrained_rounds": lambda value: (
                 isinstance(value, list) and all(type(t) is int and t in rounds for t in value)
@@ -185,7 +186,6 @@ class StoredRun:
             "zero_shot": lambda value: isinstance(value, dict) and all(map(is_score, value.values())),
             "needs_task_id": lambda value: isinstance(value, bool),
             "seconds": lambda value: isinstance(value, dict) and all(map(is_number, value.values())),
-            "general_loss": lambda value: isinstance(value, list) and all(map(is_loss, value)),
         }
         for key, is_right in fits.items():
             if key in summary and not is_right(summary[key]):

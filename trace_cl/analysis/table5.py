@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from trace_cl.analysis.general import GENERAL
 from trace_cl.analysis.shown import Shown, cell, contradictions, heading
 from trace_cl.analysis.stored import StoredRun, finished, last
-from trace_cl.analysis.text import GENERAL, number, over_seeds
+from trace_cl.analysis.text import number, over_seeds
 from trace_cl.records.files import PUBLISHED, read_json
 
 MEAN = "overall"

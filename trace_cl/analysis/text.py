@@ -9,8 +9,6 @@ from trace_cl import metrics
 
 UNDEFINED = "–"
 
-GENERAL = "loss on general text"
-
 RECOMPUTED = "†"
 """Marks a figure of a published run that the paper does not print."""
 
