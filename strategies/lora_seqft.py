@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL_TARGETS
 from torch import Tensor, nn
@@ -82,11 +82,7 @@ def put_on(model: PreTrainedModel, config: PeftConfig, checkpoint: Path | None, 
     with warnings.catch_warnings(), fork_rng(devices=[]):
         warnings.simplefilter("ignore", FutureWarning)  # peft asks the model for something by its old name
         torch.manual_seed(stream(seed, "lora"))
-        warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are refused below, by name
-        if checkpoint is None:
-            adapted: PeftModel = get_peft_model(model, config, **held)
-        else:
-            adapted = PeftModel.from_pretrained(model, checkpoint, is_trainable=True, **held)
+        adapted: PeftModel = get_peft_model(model, config, **held)
     for number, layer in enumerate(module for module in adapted.modules() if isinstance(module, LoraLayer)):
         for name, dropout in layer.lora_dropout.items():
             if isinstance(dropout, nn.Dropout):
@@ -94,7 +90,8 @@ def put_on(model: PreTrainedModel, config: PeftConfig, checkpoint: Path | None, 
     if checkpoint is not None:
         # peft goes on without what is missing, and passes over what it has no place for.
         own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        read_tensors(checkpoint / "adapter_model.safetensors", {name: part.shape for name, part in own.items()})
+        shapes = {name: part.shape for name, part in own.items()}
+        set_peft_model_state_dict(adapted, read_tensors(checkpoint / "adapter_model.safetensors", shapes))
     return adapted.eval()
 
 

@@ -42,8 +42,8 @@ class QLoRA(Strategy):
         self.adapter = LoraSeqFT(self.r, self.alpha, self.dropout, self.target_modules)
         try:
             import_module("bitsandbytes")
-        except ImportError as error:
-            raise ValueError(f"strategy=qlora needs a package ({error}): pip install 'trace-cl[qlora]'") from error
+        except ModuleNotFoundError as error:
+            raise ValueError(f"strategy=qlora needs {error.name}: pip install 'trace-cl[qlora]'") from error
 
     def build(self, load: LoadModel, checkpoint: Path | None, rounds: Sequence[Round]) -> PreTrainedModel:
         model = load(None)

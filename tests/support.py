@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 from omegaconf import DictConfig
 
 from trace_cl.config import CONF_DIR
-from trace_cl.strategies.base import Example
+from trace_cl.strategies.base import Answerer, Example
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,6 +83,22 @@ def only_run(runs: Path) -> Path:
     """The directory of the one run under `runs`."""
     [folder] = runs.glob("*/*/*/seed*")
     return folder
+
+
+class Mute:
+    """An answerer of which nothing is expected: a double says what it does say itself."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
+        raise AssertionError("nobody was to ask for answers")
+
+    def sample(self, prompts: Sequence[Sequence[int]], tokens: int, top_k: int, seed: int) -> list[list[int]]:
+        raise AssertionError("nobody was to ask for samples")
+
+    def encode(self, text: str) -> list[int]:
+        raise AssertionError("nobody was to ask for tokens")
+
+    def adapted(self, examples: Sequence[Example], steps: int, rate: float, pull: float) -> Answerer:
+        raise AssertionError("nobody was to adapt")
 
 
 @dataclass

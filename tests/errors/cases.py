@@ -17,7 +17,7 @@ SECTIONS = {
         Case(
             "",
             "strategy=null",
-            "strategy=null: no such choice; nearest: ewc, gem, joint, l2p, lfpt5, lora_seqft, lwf, p_tuning, progressive_prompts, replay, seqft",
+            "strategy=null: no such choice; nearest: ewc, gem, joint, l2p, lfpt5, lora_seqft, lwf, osf, p_tuning, progressive_prompts, qlora, replay, seqft",
         ),
         Case(
             "",
@@ -78,6 +78,16 @@ SECTIONS = {
             "",
             "strategy=p_tuning engine.gradient_checkpointing=true",
             "engine.gradient_checkpointing=true computes each layer once more without the keys and values that this strategy puts before the text's: set it to false",
+        ),
+        Case(
+            "",
+            "strategy=osf engine=deepspeed",
+            "this strategy works on whole parameters and gradients, and DeepSpeed deals them out: set engine=torch, on one device",
+        ),
+        Case(
+            "",
+            "strategy=qlora engine=deepspeed engine.zero_stage=3",
+            "engine.zero_stage=3 deals all weights out, and this strategy holds them in a form that cannot be: set engine.zero_stage=2",
         ),
         Case("", "engine.offload_optimizer=true", "engine.offload_optimizer=true needs engine=deepspeed on one device"),
         Case(
@@ -152,6 +162,11 @@ SECTIONS = {
             "",
             "strategy=lora_seqft strategy.target_modules=[c_attn]",
             "model=tiny: strategy.target_modules: LlamaForCausalLM has no c_attn; choose from q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+        ),
+        Case(
+            "",
+            "strategy=qlora",
+            "model=tiny: strategy=qlora packs weights in blocks of 64, which do not go into the rows of model.layers.0.self_attn.q_proj (16 wide): take another model, or strategy=lora_seqft",
         ),
         Case(
             "", "strategy=progressive_prompts strategy.prompt_tokens=0", "strategy.prompt_tokens=0 must be at least 1"
@@ -813,6 +828,12 @@ SECTIONS = {
             "logger=tensorboard",
             "logger=tensorboard needs tensorboard: pip install 'trace-cl[tensorboard]'",
             lambda at: at.without("tensorboard"),
+        ),
+        Case(
+            "bitsandbytes is not installed",
+            "strategy=qlora",
+            "strategy=qlora needs bitsandbytes: pip install 'trace-cl[qlora]'",
+            lambda at: at.without("bitsandbytes"),
         ),
     ],
 }

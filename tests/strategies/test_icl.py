@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import results
+from support import Mute, results
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trace_cl.evaluation import Generator
@@ -36,7 +36,7 @@ class Labelled:
 
 
 @dataclass
-class Echo:
+class Echo(Mute):
     """Says what it is told to, and remembers what it was asked."""
 
     says: str = "A"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import FakeTask
+from support import FakeTask, Mute
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from transformers import LlamaForCausalLM, PreTrainedModel
@@ -37,7 +37,7 @@ ROUNDS = [Round(1, TASKS[:t], []) for t in (1, 2, 3)]
 ADDED = [f"model.embed_tokens.{name}" for name in ("prompt", "generation1", "generation2", "generation3")]
 
 
-class Saying:
+class Saying(Mute):
     """An answerer that notes what it is asked, and samples texts and answers of its own, some without an end."""
 
     def __init__(self) -> None:
@@ -46,9 +46,6 @@ class Saying:
     def sample(self, prompts: Sequence[Sequence[int]], tokens: int, top_k: int, seed: int) -> list[list[int]]:
         self.asked.append(([list(prompt) for prompt in prompts], tokens, top_k, seed))
         return [[[900 + n, 901, END], [902, 903, 904], [END]][n % 3] for n in range(len(prompts))]
-
-    def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
-        raise NotImplementedError
 
 
 class SayingLearner(TorchLearner):

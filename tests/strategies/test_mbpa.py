@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import FakeTask
+from support import FakeTask, Mute
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from trace_cl.strategies.base import Answerer, Example, Phase, Round
@@ -21,8 +21,8 @@ ROUNDS = [Round(1, TASKS[:t], []) for t in (1, 2, 3)]
 
 @pytest.fixture
 def base(small_model: Path) -> PreTrainedModel:
-    loaded: PreTrainedModel = LlamaForCausalLM.from_pretrained(small_model)
-    return loaded.eval()
+    loaded: PreTrainedModel = LlamaForCausalLM.from_pretrained(small_model).eval()
+    return loaded
 
 
 def ids(example: Example) -> tuple[int, ...]:
@@ -33,8 +33,8 @@ def learned(small_model: Path, rounds: int = 2, **settings: float) -> MbPA:
     """A strategy that has ended so many rounds, of a model that has moved away from the base."""
 
     def load(folder: Path | None) -> PreTrainedModel:
-        model: PreTrainedModel = LlamaForCausalLM.from_pretrained(folder or small_model)
-        return model.eval()
+        model: PreTrainedModel = LlamaForCausalLM.from_pretrained(folder or small_model).eval()
+        return model
 
     strategy = MbPA(**settings)  # type: ignore[arg-type]
     model = strategy.build(load, None, ROUNDS)
@@ -85,7 +85,7 @@ def test_the_memory_is_under_the_base_models_keys(small_model: Path, base: PreTr
         torch.testing.assert_close(key, key_of(base, example.prompt))
 
 
-class Noting:
+class Noting(Mute):
     """An answerer that notes what it was adapted to."""
 
     def __init__(self) -> None:

@@ -1,7 +1,6 @@
 """QLoRA: the 4-bit model and its adapter against plain arithmetic, and what it takes against what it holds."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 
 from trace_cl import plan
 from trace_cl.build import build_strategy
-from trace_cl.errors import UserError
 from trace_cl.strategies.base import Round, Unsuitable
 from trace_cl.strategies.qlora import QLoRA, bytes_in_4_bits
 from trace_cl.training.engine import Optimization
@@ -153,14 +151,6 @@ def test_the_plan_of_7b_needs_a_quarter() -> None:
     assert planned["parameters"] == matrices + others + adapter
     expected = matrices * 4.127 / 8 + 2 * others + 4 * adapter
     assert planned["memory_per_device"]["weights"] == pytest.approx(expected, rel=1e-3)
-
-
-def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(
-        UserError, match=r"strategy=qlora needs a package \(.*bitsandbytes.*\): pip install 'trace-cl\[qlora\]'"
-    ):
-        build_strategy(compose("strategy=qlora"))
 
 
 def test_wrong_settings_are_refused_by_name() -> None:

@@ -80,3 +80,13 @@ def test_prompts_of_another_length_are_refused(small_model: Path, tmp_path: Path
     longer.save_model(longer.build(load, None, ROUNDS), tmp_path, None)
     with pytest.raises(Unsuitable, match=r"holds prompt1 as \[11, 16\], where the model has \[10, 16\]"):
         ProgressivePrompts(prompt_tokens=10).build(load, tmp_path, ROUNDS)
+
+
+def test_an_adapter_of_another_rank_is_refused(small_model: Path, tmp_path: Path) -> None:
+    def load(folder: Path | None) -> LlamaForCausalLM:
+        return LlamaForCausalLM.from_pretrained(small_model)
+
+    larger = LoraSeqFT(r=4)
+    larger.save_model(larger.build(load, None, ROUNDS), tmp_path, None)
+    with pytest.raises(Unsuitable, match=r"holds .*lora_A\.weight as \[4, 16\], where the model has \[8, 16\]; move"):
+        LoraSeqFT(r=8).build(load, tmp_path, ROUNDS)
