@@ -79,9 +79,8 @@ class ICL(ZeroShot):
         for example in Random(f"icl/{self.seed}/{task.name}").sample(task.train, len(task.train)):
             prompt, answer = self.bare(example.prompt), tuple(example.answer[:-1])
             drawn = Demonstration(prompt, answer, (*prompt, *answer, *separator))
-            if drawn not in turns:
-                turns[drawn] = seen[answer]
-                seen[answer] += 1
+            turns.setdefault(drawn, seen[answer])
+            seen[answer] += 1
         return sorted(turns, key=turns.__getitem__)
 
     def behind(self, prompt: list[int], drawn: Sequence[Demonstration], most: int, room: float) -> list[int]:
