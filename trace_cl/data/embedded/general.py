@@ -8,7 +8,7 @@ from trace_cl.tiny.material import Piece, documents, text
 SEED = 3
 """Not 1 nor 2, which the tokenizer and the weights were made with (`trace_cl/tiny/pretrain.py`)."""
 
-_COUNT = 300
+_COUNT = 200
 
 
 def generate() -> list[dict[str, str]]:
