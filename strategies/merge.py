@@ -47,7 +47,7 @@ class Merge(SeqFT):
     how: str = "average"
     other: str = "previous"
     weight: float = 0.5  # both alike, as in the papers
-    density: float = 0.2  # TIES: section 4; DARE's papers drop as much as 0.9 of larger models' vectors
+    density: float = 0.2  # TIES, which keeps the top 20%; of a large model DARE drops 90% and more (its abstract)
 
     name = "merge"
     uses = frozenset({"weights"})

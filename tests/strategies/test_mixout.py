@@ -1,7 +1,6 @@
 """Mixout: what it does to a weight, and that its masks follow the step and nothing else."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -156,16 +155,13 @@ def test_what_is_mixed_in_is_the_pretrained_model_in_all_that_learns(small_model
 
 def test_the_plan_counts_the_mixed_weights_among_what_autograd_keeps() -> None:
     """A mixed matrix in place of each that learns, and a mask a matrix."""
-    sizes: dict[str, Any] = {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2
+    )
     kept = {}
     for mask in ("column", "weight", "none"):
         model = Mixout(p=0 if mask == "none" else 0.5, mask="column" if mask == "none" else mask).build(
-            lambda _: build_on_meta(LlamaConfig(vocab_size=50, **sizes)), None, [ROUND]
+            lambda _: build_on_meta(config), None, [ROUND]
         )
         kept[mask] = activations(model, torch.float32, Layout(), (1, 8, 3))
     matrices = 2 * (4 * 64 * 64 + 3 * 64 * 96)
