@@ -69,8 +69,8 @@ PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
     0: ("seqft+hft", "gem", "lora_seqft", "joint"),
-    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc"),
-    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
+    2: ("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "icl"),
+    3: ("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts", "single_task+hft"),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
 
@@ -107,6 +107,7 @@ still_spread = [
         ("ewc+hft", pytest.mark.whole_grid),
         ("progressive_prompts", pytest.mark.whole_grid),
         ("merging", pytest.mark.whole_grid),
+        ("single_task", pytest.mark.whole_grid),
     )
 ]
 in_bf16 = [Job("gem+hft", (f"engine.zero_stage={stage}", "model.dtype=bf16")) for stage in (0, 2, 3)]
@@ -166,7 +167,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def recorded(folder: Path, figure: str) -> list[float]:
     """A figure of every optimizer step that has it."""
-    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    trained = folder / "train.jsonl"
+    steps = [json.loads(line) for line in trained.read_text().splitlines()] if trained.exists() else []
     return [step[figure] for step in steps if figure in step]
 
 
