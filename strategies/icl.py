@@ -47,6 +47,7 @@ class ICL(ZeroShot):
     prompt_tokens: int = 1024  # ours: as long as any prompt that is answered may be
 
     name = "icl"
+    needs_task_id = True
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""

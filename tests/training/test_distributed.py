@@ -85,11 +85,11 @@ HALF = {
     0: ("gem", "lora_seqft", "joint"),
     2: (
         *("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "seqft+hft general"),
-        *("single_task+hft", "l2sp", "mixout+hft", "ogd+hft", "der", "lfpt5", "tree_lora", "qlora"),
+        *("icl", "l2sp", "mixout+hft", "ogd+hft", "der", "lfpt5", "tree_lora", "qlora"),
     ),
     3: (
         *("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
-        *("merge+hft", "agem", "mbpa", "p_tuning", "l2p", "o_lora"),
+        *("single_task+hft", "merge+hft", "agem", "mbpa", "p_tuning", "l2p", "o_lora"),
     ),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
@@ -133,6 +133,7 @@ still_spread = [
         ("l2p", pytest.mark.whole_grid),
         ("merging", pytest.mark.whole_grid),
         ("der", pytest.mark.whole_grid),
+        ("single_task", pytest.mark.whole_grid),
     )
 ]
 in_bf16 = [Job("gem+hft", (f"engine.zero_stage={stage}", "model.dtype=bf16")) for stage in (0, 2, 3)]
@@ -192,7 +193,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def recorded(folder: Path, figure: str) -> list[float]:
     """A figure of every optimizer step that has it."""
-    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    trained = folder / "train.jsonl"
+    steps = [json.loads(line) for line in trained.read_text().splitlines()] if trained.exists() else []
     return [step[figure] for step in steps if figure in step]
 
 
