@@ -54,6 +54,7 @@ def test_every_period_trains_so_many_whole_layers_and_all_outside_of_them(model:
             inside = [name for name in everything if name.startswith("model.layers.") and layers_of([name]) <= learning]
             assert sorted(names) == sorted(inside + outside)
             seen.append(tuple(sorted(learning)))
+        assert strategy.drawn(ROUND, step, DEPTH) == list(seen[-1])
     assert set(seen) == set(combinations(range(DEPTH), 2)), "every pair comes up in a hundred draws, and nothing else"
 
 

@@ -105,6 +105,15 @@ def test_the_basis_is_orthonormal_and_nothing_of_it_is_left_of_a_gradient(
     assert 0.01 < told["removed_share"] < 1
 
 
+def test_directions_that_are_nearly_one_become_orthonormal_all_the_same() -> None:
+    torch.manual_seed(0)
+    first = torch.randn(500)
+    basis = Basis({"x": first}, 5, None, lambda table: table)
+    assert all(basis.add({"x": first + 1e-3 * torch.randn(500)}) for _ in range(5))
+    q = rows(basis).double()
+    torch.testing.assert_close(q @ q.T, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_projection_is_that_of_least_squares(small_model: Path, frozen: bool) -> None:
     """Against the kept gradients themselves, no basis made of them; under HFT of the part that learns in this round."""
