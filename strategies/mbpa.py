@@ -50,7 +50,7 @@ class MbPA(SeqFT):
 
     `stored` is the share of each task's examples that is written into the memory. After each epoch as many examples of
     past tasks are replayed as are `ratio` of it. A prompt is answered after `steps` (L) steps of gradient descent, at a
-    rate of `rate`, on its `neighbours` (K) in memory; `pull` is λ. With `steps=0` nothing is adapted, and no key ever made.
+    rate of `rate`, on its `neighbours` (K) in memory; `pull` is λ. With `steps=0` nothing is adapted, and no key made.
     """
 
     neighbours: int = 32  # the paper's K (section 4)

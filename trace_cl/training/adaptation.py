@@ -14,8 +14,8 @@ from trace_cl.training.torch_engine import TorchLearner
 
 @dataclass(frozen=True)
 class Adaptation:
-    """`steps` of gradient descent on all weights θ, at a rate of `rate`, the gradient clipped as in training: they lower
-    the examples' mean loss + `pull` · ‖θ − θ*‖², with θ* where they begin."""
+    """`steps` of gradient descent on all weights θ, at a rate of `rate`, the gradient clipped as in training: they
+    lower the examples' mean loss + `pull` · ‖θ − θ*‖², with θ* where they begin."""
 
     examples: Sequence[Example]
     steps: int
