@@ -150,6 +150,7 @@ def test_csv_and_latex(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["trace", "--runs", str(tmp_path), "--format", "latex"]) == 0
     document = capsys.readouterr().out
     assert "\\begin{longtable}" in document
+    assert "\\begin{table}" not in document, "what floats cannot go over several pages"
     assert "Replay 1\\% & Llama-2-7B-Chat & 48.47 & $-$9.69 &" in document
     assert "setcounter" not in document, "it is none of the paper's"
     assert document.count("\\begin{") == document.count("\\end{")
