@@ -57,7 +57,7 @@ METHODS = {
     # penalties, merging
     "agem": ("strategy=agem",),
     "agem+hft": ("strategy=agem", "hft=true"),
-    "ogd": ("strategy=ogd", "strategy.examples=4"),
+    "ogd": ("strategy=ogd", "strategy.examples=4", "training.learning_rate=0.001"),
     "ogd+hft": ("strategy=ogd", "strategy.examples=4", "hft=true"),
     # memories
     # prompts
