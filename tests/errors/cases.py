@@ -98,7 +98,7 @@ SECTIONS = {
         Case(
             "",
             "strategy=lisa strategy.layers=99",
-            "strategy.layers=99 are more layers than LlamaForCausalLM has: set it to 2 or fewer",
+            "model=tiny: strategy.layers=99 are more layers than LlamaForCausalLM has: set it to 2 or fewer",
         ),
         Case("", "training.global_batch=0", "training.global_batch=0 must be at least 1"),
         Case(

@@ -66,7 +66,7 @@ METHODS = {
     "merge+hft": ("strategy=merge", "strategy.other=base", "hft=true"),
     "agem": ("strategy=agem",),
     "agem+hft": ("strategy=agem", "hft=true"),
-    "ogd": ("strategy=ogd", "strategy.examples=4"),
+    "ogd": ("strategy=ogd", "strategy.examples=4", "training.learning_rate=0.001"),
     "ogd+hft": ("strategy=ogd", "strategy.examples=4", "hft=true"),
     "der": ("strategy=der", "strategy.memory_size=5", "strategy.memory_batch=3", "strategy.top_k=5"),
     "mbpa": ("strategy=mbpa", "strategy.steps=2", "strategy.neighbours=3", "strategy.ratio=0.2"),
