@@ -82,22 +82,20 @@ def test_the_levels_are_spread_over_the_layers() -> None:
             assert {int(name.split("layers.")[1][0]) for name in names} == set(own)
 
 
-def test_a_group_is_split_at_the_median_distance_from_its_mean() -> None:
+@pytest.mark.parametrize("seed", [60, 90])  # whose gradients group otherwise by the first layer
+def test_a_group_is_split_at_the_median_distance_from_its_mean(seed: int) -> None:
     """All four past tasks by the second layer; each half by the third."""
     strategy, learner = built()
-    gradients = [drawn(learner, seed) for seed in range(4)]
+    gradients = [drawn(learner, seed + k) for k in range(4)]
     remember(strategy, gradients)
     strategy.begin_round(ROUNDS[4], learner)
 
-    def halves(tasks: list[int], level: int) -> list[list[int]]:
-        rows = torch.stack([flat(strategy, gradients[k], level) for k in tasks])
-        rows = rows / rows.abs().sum(dim=1, keepdim=True)
-        far = (rows - rows.mean(dim=0)).abs().sum(dim=1)
-        near = [k for k, each in zip(tasks, far, strict=True) if each <= far.median()]
-        return sorted([near, [k for k in tasks if k not in near]])
-
+    rows = torch.stack([flat(strategy, gradient, 1) for gradient in gradients])
+    rows = rows / rows.abs().sum(dim=1, keepdim=True)
+    far = (rows - rows.mean(dim=0)).abs().sum(dim=1)
+    near = [k for k in range(4) if far[k] <= far.median()]
     assert strategy.root.tasks == [0, 1, 2, 3]
-    assert [child.tasks for child in strategy.root.children] == halves([0, 1, 2, 3], 1)
+    assert [child.tasks for child in strategy.root.children] == sorted([near, [k for k in range(4) if k not in near]])
     for child in strategy.root.children:
         assert [leaf.tasks for leaf in child.children] == [child.tasks[:1], child.tasks[1:]]
         assert all(leaf.level == 2 and not leaf.children for leaf in child.children)
