@@ -33,7 +33,7 @@ METHODS = [
     # memories
     ("p_tuning", ("strategy=p_tuning", "strategy.prefix_tokens=3")),
     ("l2p", ("strategy=l2p", "strategy.prompt_tokens=2")),
-    ("lfpt5", ("strategy=lfpt5", "strategy.prompt_tokens=3", "strategy.samples=40", "strategy.top_k=3000")),
+    ("lfpt5", ("strategy=lfpt5", "strategy._target_=protocol.Babbling", "strategy.samples=4")),
     # low-rank adapters
     # peft's
 ]
