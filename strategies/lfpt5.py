@@ -95,9 +95,13 @@ class LFPT5(Strategy):
         asked = [[*self.prompt, self.generation_token(number)]] * self.samples
         longest = max(len(example.prompt) for example in train)
         drawn = learner.sample(asked, longest + 1, self.top_k, seed)
-        texts = [text[:-1] for text in drawn if says_something(text, end)]
+        texts = [text[:-1] for text in drawn if self.is_whole(text, end)]
         answers = learner.sample([[*self.prompt, *text] for text in texts], answer, 1, seed)
-        return [Example(text, said) for text, said in zip(texts, answers, strict=True) if says_something(said, end)]
+        return [Example(text, said) for text, said in zip(texts, answers, strict=True) if self.is_whole(said, end)]
+
+    def is_whole(self, ids: list[int], end: int) -> bool:
+        """Whether they come to an end, and not at once."""
+        return len(ids) > 1 and ids[-1] == end
 
     def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
         """Add the gradients of what is learned beside the task: to generate, and from pseudo samples."""
@@ -171,8 +175,3 @@ class LFPT5(Strategy):
         longest = sorted((len(example.prompt) for example in round.task.train), reverse=True)
         logits = 2 * 4 * self.vocabulary * sum(longest[: 2 * self.batch_size]) if self.generation_strength else 0
         return Bytes(device=logits + (self.weights_bytes if round.past and self.distillation_strength else 0))
-
-
-def says_something(ids: list[int], end: int) -> bool:
-    """Whether they come to an end, and not at once."""
-    return len(ids) > 1 and ids[-1] == end

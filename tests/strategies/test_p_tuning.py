@@ -125,6 +125,12 @@ def test_without_weights_it_is_built_and_its_activations_counted() -> None:
     assert counted[1] - counted[0] >= 8 * 2 * 2 * 8 * 4 * 2 * 4
 
 
+def test_a_mixture_without_weights_is_built() -> None:
+    """Through which nothing can go: the library's product of experts is told of no shapes but bf16's."""
+    model = PTuning(prefix_tokens=3).build(lambda _: without_weights("mixtral"), None, ROUNDS)
+    assert model.get_parameter("prompt_encoder.default.embedding.weight").shape == (3, 4 * 2 * 2 * 4)
+
+
 def test_a_model_whose_heads_share_keys_that_peft_does_not_see_is_refused() -> None:
     with pytest.raises(Unsuitable, match="peft makes no prefix for the shared keys of FalconForCausalLM"):
         PTuning().build(lambda _: without_weights("falcon"), None, ROUNDS)

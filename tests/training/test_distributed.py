@@ -72,7 +72,7 @@ METHODS = {
     "mbpa": ("strategy=mbpa", "strategy.steps=2", "strategy.neighbours=3", "strategy.ratio=0.2"),
     "p_tuning": ("strategy=p_tuning", "strategy.prefix_tokens=3"),
     "l2p": ("strategy=l2p", "strategy.prompt_tokens=2"),
-    "lfpt5": ("strategy=lfpt5", "strategy.prompt_tokens=3", "strategy.samples=40", "strategy.top_k=3000"),
+    "lfpt5": ("strategy=lfpt5", "strategy._target_=protocol.Babbling", "strategy.samples=4"),
     "o_lora": ("strategy=o_lora", "strategy.norm_strength=0.01"),
     "tree_lora": ("strategy=tree_lora",),
     "qlora": ("strategy=qlora", "strategy.r=4", "model.path=null"),
