@@ -126,9 +126,7 @@ def test_adapting_to_every_prompt_leaves_no_trace_in_what_is_learned(run: Run) -
     """Three rounds with weights that were adapted and put back in between are those of SeqFT, byte for byte; the
     answers are not."""
     plain = everything(run())
-    adapted = everything(
-        run("strategy=mbpa", "strategy.steps=2", "strategy.rate=0.1", "strategy.ratio=0", method="mbpa")
-    )
+    adapted = everything(run("strategy=mbpa", "strategy.steps=2", "strategy.rate=3", "strategy.ratio=0", method="mbpa"))
     for shared in ("model.safetensors", "train.jsonl", "predictions/round0/FOMC.jsonl"):
         assert adapted[shared] == plain[shared], shared
     assert any(adapted[file] != plain[file] for file in plain if file.startswith("predictions/round3"))
@@ -137,7 +135,7 @@ def test_adapting_to_every_prompt_leaves_no_trace_in_what_is_learned(run: Run) -
 def test_scoring_that_is_stopped_goes_on_to_the_same_adapted_answers(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mbpa = ("strategy=mbpa", "strategy.steps=2", "strategy.rate=0.1", "benchmark.order=[C-STANCE,FOMC]")
+    mbpa = ("strategy=mbpa", "strategy.steps=2", "strategy.rate=3", "benchmark.order=[C-STANCE,FOMC]")
     whole = everything(run(*mbpa, method="mbpa"))
     adapt, count = Adaptation._adapt, [0]
 
