@@ -158,7 +158,7 @@ def test_what_a_user_wrote_need_not_be_derived_from_ours(tmp_path: Path, monkeyp
     assert build_strategy(config).name == "mine"
     assert hasattr(build_logger(config), "begin")
     for section, target, sentence in (
-        ("strategy", "Log", "is no class of a strategy: it has no build, save_model, trainable"),
+        ("strategy", "Log", "is no class of a strategy: it has no build, save_model, prepare"),
         ("logger", "Method", "is no class of a logger: it has no begin, log, close"),
         ("logger", "function", "is no class of a logger"),
     ):
