@@ -13,11 +13,11 @@ from errors.case import Case
 SECTIONS = {
     "Configuration": [
         Case("", "experiment=tabel30", "experiment=tabel30: no such choice; nearest: table30, table40, table39"),
-        Case("", "strategy=seqtf", "strategy=seqtf: no such choice; nearest: seqft, lora_seqft"),
+        Case("", "strategy=seqtf", "strategy=seqtf: no such choice; nearest: seqft, lora_seqft, osf"),
         Case(
             "",
             "strategy=null",
-            "strategy=null: no such choice; nearest: ewc, gem, joint, l2p, lfpt5, lora_seqft, lwf, osf, p_tuning, progressive_prompts, qlora, replay, seqft",
+            "strategy=null: no such choice; nearest: adalora, agem, autofreeze, der, dynamic_freezing, ewc, gem, icl, joint, l2p, l2sp, lfpt5, lisa, lora_seqft, lwf, mbpa, merge, mixout, o_lora, ogd, osf, p_tuning, progressive_prompts, qlora, replay, seqft, single_task, tree_lora, zero_shot",
         ),
         Case(
             "",
@@ -191,12 +191,12 @@ SECTIONS = {
         Case(
             "",
             "strategy._target_=os.system",
-            "strategy._target_=os.system is no class of a strategy: it has no build, save_model, trainable",
+            "strategy._target_=os.system is no class of a strategy: it has no build, save_model, prepare",
         ),
         Case(
             "",
             "strategy._target_=trace_cl.records.loggers.NoLogger",
-            "strategy._target_=trace_cl.records.loggers.NoLogger is no class of a strategy: it has no build, save_model, trainable",
+            "strategy._target_=trace_cl.records.loggers.NoLogger is no class of a strategy: it has no build, save_model, prepare",
         ),
         Case("", "logger._target_=", "logger._target_ is not set: it names a class, as in mine.Logger"),
         Case(

@@ -184,6 +184,7 @@ def test_of_a_task_the_mean_gradient_is_kept_as_it_was_before_the_draw(tmp_path:
     strategy.save(tmp_path)
     again = TreeLoRA()
     again.restore(tmp_path)
+    assert again.kept.keys() == learner.parameters.keys()
     for name, kept in again.kept.items():
         assert torch.equal(kept, strategy.kept[name])
         wanted = torch.stack([gradient[name] for gradient in expected])
