@@ -1,7 +1,7 @@
 """Runs that are killed at any moment, and go on to the very bytes of one that was not."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -10,7 +10,7 @@ from crash.harness import KILLS, Fault, Reference, Runs, differing, phase
 from support import compose
 
 from trace_cl.build import build_strategy
-from trace_cl.config import CONF_DIR
+from trace_cl.choices import groups
 from trace_cl.errors import UserError
 
 
@@ -22,7 +22,17 @@ def can_be_wrapped(strategy: str) -> bool:
         return False
 
 
-STRATEGIES = sorted(path.stem for path in (CONF_DIR / "strategy").glob("*.yaml"))
+def can_be_killed(strategy: str) -> bool:
+    """Whether it makes steps to be killed in; QLoRA packs no matrices as small as the model's here."""
+    return strategy != "qlora" and build_strategy(compose(f"strategy={strategy}")).trains
+
+
+def wants_one_device(settings: Sequence[str]) -> bool:
+    """Whether DeepSpeed is refused."""
+    return bool({"changing_parameters", "whole_parameters"} & build_strategy(compose(*settings)).uses)
+
+
+STRATEGIES = [name for name in groups()["strategy"] if can_be_killed(name)]
 METHODS = [
     *((f"strategy={name}",) for name in STRATEGIES),
     *((f"strategy={name}", "hft=true") for name in STRATEGIES if can_be_wrapped(name)),
@@ -33,7 +43,7 @@ def drawn(number: int) -> tuple[tuple[str, ...], int, Random]:
     """What is killed the `number`-th time: the methods in turn, each sixteenth run on two ranks."""
     draw = Random(f"kill {number}")
     settings = (*METHODS[number % len(METHODS)], "checkpoints=all")
-    if number % 16 != 7:
+    if number % 16 != 7 or wants_one_device(settings):
         return settings, 1, draw
     return (*settings, "engine=deepspeed", f"engine.zero_stage={draw.choice((0, 2, 3))}"), 2, draw
 
