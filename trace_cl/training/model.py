@@ -34,8 +34,6 @@ from trace_cl.training.folder import check_folder, read_config, reading, refuse_
 # What goes wrong at the hub is told in our own one sentence.
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
 hf_logging.set_verbosity_error()
-# Where bitsandbytes is installed peft imports it, and it misses a faster kernel for some CPUs.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # Where DeepSpeed is installed transformers imports it to save a model, and it warns of a machine without a GPU.
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
