@@ -187,7 +187,7 @@ def sample(
     rows: list[list[int]] = [[] for _ in prompts]
     groups = within_budget([len(prompt) + tokens for prompt in prompts], tokens_per_batch)
     for group in [*groups, *[[]] * _missing(len(groups), in_step_with)]:
-        draws = _Draws([seeds[index] for index in group], top_k)
+        draws = Draws([seeds[index] for index in group], top_k)
         drawn = _continue(model, [prompts[index] for index in group], config, ends, in_step_with, draws=draws)
         for index, row in zip(group, drawn, strict=True):
             rows[index] = row
@@ -212,7 +212,7 @@ def _continue(
     ends: set[int],
     in_step_with: Ranks | None,
     settled: "_Settled | None" = None,
-    draws: "_Draws | None" = None,
+    draws: "Draws | None" = None,
 ) -> list[list[int]]:
     """What the model says to each prompt of one batch, up to its first end token. To none it says one token, to keep
     in step."""
@@ -279,7 +279,7 @@ class _Settled(StoppingCriteria):
         return torch.tensor(self.done, device=input_ids.device)
 
 
-class _Draws(LogitsProcessor):
+class Draws(LogitsProcessor):
     """Makes the likeliest token one drawn from each row's `top_k` likeliest, in proportion to their probabilities: the
     largest of their logits with Gumbel noise (Gumbel, 1954). A row's noise is of a stream of its own, so that neither
     the batch nor the device moves it."""

@@ -77,7 +77,8 @@ def test_a_text_chooses_the_closest_prompts_alone_or_in_a_batch(
 def test_an_answer_is_generated_behind_the_same_prompts(
     l2p: L2P, model: PreTrainedModel, plain: LlamaForCausalLM
 ) -> None:
-    """Left padding, and then a token at a time."""
+    """Left padding, and then a token at a time; what was learned from just before is forgotten."""
+    l2p.loss(LanguageModel(model), collate(l2p.phases(ROUND)[0].examples[:1], total=3))
     prompts = [example.prompt for example in TASK.train]
     width = max(map(len, prompts))
     rows = [[0] * (width - len(p)) + [*l2p.slots, *p] for p in prompts]

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from trace_cl.data.batches import Encoder
 from trace_cl.errors import UserError
-from trace_cl.evaluation import generate, sample, score, summarize
+from trace_cl.evaluation import Draws, generate, sample, score, summarize
 from trace_cl.metrics import METRICS, macro_f1, sari
 from trace_cl.records.files import read_matrix
 from trace_cl.records.predictions import read_predictions
@@ -58,15 +58,12 @@ def test_of_one_token_each_what_is_drawn_is_the_greedy_answer(greedy: list[str])
 
 
 def test_draws_follow_the_probabilities_of_the_likeliest_tokens() -> None:
-    """Frequencies of one token against the softmax over the eight likeliest, to four standard deviations."""
-    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
-    with torch.inference_mode():
-        likeliest = model(input_ids=torch.tensor([IDS[0]])).logits[0, -1].topk(8)
-    draws = 1000
-    rows = sample(model, TOKENIZER, [IDS[0]] * draws, range(draws), 1, 8, 4096)
-    drawn = [row[0] for row in rows]
-    assert set(drawn) <= set(likeliest.indices.tolist())
-    for token, p in zip(likeliest.indices.tolist(), likeliest.values.softmax(dim=-1).tolist(), strict=True):
+    """Frequencies against the probabilities that the logits were made from, to four standard deviations."""
+    draws, wanted = 10_000, [0.9, 0.07, 0.03]
+    logits = torch.tensor([0.03, 0.001, 0.9, 0.0, 0.07]).log().expand(draws, -1)
+    drawn = Draws(range(draws), 3)(torch.zeros(draws, 1), logits).argmax(dim=-1).tolist()
+    assert set(drawn) == {0, 2, 4}
+    for token, p in zip((2, 4, 0), wanted, strict=True):
         assert abs(drawn.count(token) - draws * p) < 4 * math.sqrt(draws * p * (1 - p))
 
 
