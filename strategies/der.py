@@ -60,9 +60,7 @@ class DER(SeqFT):
 
     alpha: float = 0.5  # the authors' best_args.py: 0.1 to 1, by benchmark and memory
     beta: float = 0.5  # the same: 0.5 or 1
-    memory_size: int = (
-        64  # ours: as many as GEM keeps; at eight tasks about the middle one of the paper's 200, 500, 5120
-    )
+    memory_size: int = 64  # ours: as many as GEM keeps; of eight tasks about the middle of the paper's 200, 500, 5120
     memory_batch: int = 16  # the authors' scripts: as many as the task's own batch, as conf/strategy/der.yaml has it
     top_k: int = 64  # ours: 0.2% of Llama-2's vocabulary
 

@@ -29,10 +29,9 @@ class LFPT5(Strategy):
     """Train a prompt of `prompt_tokens` tokens, and a generation token a task, on through all tasks.
 
     `samples` pseudo samples of each past task are drawn when a round begins, token by token from the `top_k` likeliest,
-    and labelled by the likeliest answer. Those that come to no end, or to one at once, are
-    dropped. Every optimizer step learns from
-    `batch_size` of them, and to generate from them and from as many of the task's own texts; `generation_strength` is
-    λ_lm, `distillation_strength` λ_kd. No test prompt is ever at hand here.
+    and labelled by the likeliest answer. Those that come to no end, or to one at once, are dropped. Every optimizer
+    step learns from `batch_size` of them, and to generate them and as many of the task's own texts;
+    `generation_strength` is λ_lm, `distillation_strength` λ_kd. No test prompt is ever at hand here.
     """
 
     prompt_tokens: int = 10  # ours: as progressive prompts; the authors' script has 300, for T5-large
