@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import wrap
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -106,7 +107,7 @@ def show_help(own: Path | None) -> None:
     lines = []
     for group in SHOWN:
         names = [f"{name}*" if name == default[group] else name for name in known[group]]
-        lines.append(f"  {group + '=':<12}{', '.join(names)}")
+        lines += wrap(", ".join(names), 100, initial_indent=f"  {group + '=':<12}", subsequent_indent=" " * 14)
     lines.append(f"  {'experiment=':<12}{known['experiment'][0]} … {known['experiment'][-1]}: the paper's tables")
     print(HELP.format(choices="\n".join(lines)), end="")
 
