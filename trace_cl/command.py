@@ -4,7 +4,6 @@ Hydra composes the configuration; what a user did wrong is said in one sentence 
 needs PyTorch is imported once there is something to run.
 """
 
-import logging
 import os
 import shlex
 import sys
@@ -25,9 +24,6 @@ from trace_cl.choices import check_groups, defaults, explain, groups
 from trace_cl.config import CONF_DIR, check
 from trace_cl.errors import UserError
 from trace_cl.signals import Stopped
-
-# Where bitsandbytes is installed transformers and peft import it, and it misses a faster kernel for some CPUs.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 HELP = """\
 trace-cl trains one language model on task after task, and measures what it learns and what it forgets.
