@@ -82,14 +82,14 @@ METHODS = {
 PUT_BY = "checkpoint.every_steps=3"
 
 HALF = {
-    0: ("gem", "lora_seqft", "joint"),
+    0: ("gem",),
     2: (
-        *("seqft", "gem+hft", "replay", "gem last_batch", "ewc", "seqft+hft general"),
-        *("icl", "l2sp", "mixout+hft", "ogd+hft", "der", "lfpt5", "tree_lora", "qlora"),
+        *("seqft", "gem+hft", "gem last_batch", "ewc", "l2sp", "mixout+hft", "ogd+hft", "der", "lfpt5"),
+        *("tree_lora", "qlora", "seqft+hft general"),
     ),
     3: (
-        *("seqft+hft", "gem", "replay+hft", "ewc+hft", "lwf", "progressive_prompts"),
-        *("single_task+hft", "merge+hft", "agem", "mbpa", "p_tuning", "l2p", "o_lora"),
+        *("seqft+hft", "gem", "replay+hft", "lwf", "single_task+hft", "merge+hft", "agem", "mbpa", "o_lora"),
+        *("progressive_prompts", "p_tuning", "l2p"),
     ),
 }
 """What is tried each time; the whole grid is `make test-grid`."""
