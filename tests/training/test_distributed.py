@@ -84,11 +84,11 @@ PUT_BY = "checkpoint.every_steps=3"
 HALF = {
     0: ("gem",),
     2: (
-        *("seqft", "gem+hft", "gem last_batch", "ewc", "l2sp", "mixout+hft", "ogd+hft", "der", "lfpt5"),
+        *("seqft", "gem+hft", "gem last_batch", "ewc", "mixout+hft", "ogd+hft", "der", "lfpt5"),
         *("tree_lora", "qlora", "seqft+hft general"),
     ),
     3: (
-        *("seqft+hft", "gem", "replay+hft", "lwf", "single_task+hft", "merge+hft", "agem", "mbpa", "o_lora"),
+        *("seqft+hft", "replay+hft", "lwf", "single_task+hft", "merge+hft", "agem", "mbpa", "o_lora"),
         *("progressive_prompts", "p_tuning", "l2p"),
     ),
 }
