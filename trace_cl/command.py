@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from textwrap import wrap
 
@@ -89,7 +90,7 @@ def refuse(sentence: str) -> int:
 
 def own_folder(arguments: Sequence[str]) -> Path | None:
     """What `--config-dir` (`-cd`) says."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, _, value = argument.partition("=")
         if flag in ("--config-dir", "-cd"):
             return Path(value or following)

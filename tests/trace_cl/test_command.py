@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support import find_trace_root
 
+from trace_cl.command import own_folder
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -138,3 +140,12 @@ def test_dry_run_of_a_7b_needs_neither_weights_nor_network(tmp_path: Path, monke
         assert planned["optimizer_steps"] == planned["epochs"] * -(-planned["examples"] // 128)
         assert planned["trainable_share"] == 0.5
         assert len(planned["frozen_modules"]) == 32 * (2 + 1) + 16 * (2 + 1)
+
+
+def test_a_folder_of_ones_own_is_looked_for_among_any_arguments() -> None:
+    """Among none too: `make run` types none."""
+    assert own_folder([]) is None
+    assert own_folder(["seed=1"]) is None
+    assert own_folder(["--config-dir"]) == Path("")
+    assert own_folder(["seed=1", "-cd", "mine", "hft=true"]) == Path("mine")
+    assert own_folder(["--config-dir=mine"]) == Path("mine")
