@@ -4,6 +4,7 @@ A scorer takes predictions and references and returns one score an example, from
 the benchmark files; a new one is a file here and an entry there. This package knows nothing of models, tasks or runs.
 """
 
+from .abilities import general_ability_delta, overall_ability
 from .accuracy import accuracy, first_character
 from .macro_f1 import macro_f1
 from .matrix import FIGURES, Figure, backward_transfer, figures, learned, overall_performance
@@ -34,9 +35,11 @@ __all__ = [
     "backward_transfer",
     "figures",
     "first_character",
+    "general_ability_delta",
     "is_of_corpus",
     "learned",
     "macro_f1",
+    "overall_ability",
     "overall_performance",
     "rouge_l",
     "sari",

@@ -92,6 +92,9 @@ class BenchmarkConfig:
     """The dotted name of the function that generates its examples."""
     general: str | None = None
     """The dotted name of the function that gives general text, whose loss each round records; `null`: none."""
+    abilities: str | None = None
+    """The dotted name of the function that gives exercises by general ability, which are scored after each round;
+    `null`: none."""
     order: list[str] = MISSING
     """The tasks that are learned, in this order."""
     tasks: dict[str, TaskConfig] = MISSING

@@ -1,11 +1,12 @@
-"""How well a model foresees texts: the mean cross-entropy of their tokens."""
+"""How well a model foresees texts: the mean cross-entropy of their tokens, and whether it would write them itself."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from transformers import PreTrainedModel
 
-from trace_cl.data.batches import answer_tokens, collate, micro_batches, shares
+from trace_cl.data.batches import answer_tokens, collate, micro_batches, shares, within_budget
 from trace_cl.strategies.base import Example
 from trace_cl.training.loss import LanguageModel
 from trace_cl.training.ranks import Ranks
@@ -29,3 +30,24 @@ def mean_loss(model: PreTrainedModel, examples: Sequence[Example], tokens_per_ba
         with fitting(batch, model):
             loss += objective(batch)
     return ranks.sum(loss).item()
+
+
+@torch.no_grad()
+def written(model: PreTrainedModel, examples: Sequence[Example], tokens_per_batch: int, ranks: Ranks) -> list[bool]:
+    """Of each example whether greedy decoding of its prompt begins with its answer, the same on every rank.
+
+    It does where every token of the answer is the likeliest after those before it, so that one forward pass tells.
+    Batched, and raising, as `mean_loss`.
+    """
+    mine = shares([len(example) for example in examples], ranks.size)[ranks.rank]
+    groups = within_budget([len(examples[index]) for index in mine], tokens_per_batch)
+    most = max(count for [count] in ranks.gather([len(groups)]))
+    objective, found = LanguageModel(model), list[tuple[int, bool]]()
+    for group in [*groups, *[[]] * (most - len(groups))]:
+        batch = collate([examples[mine[place]] for place in group], 1, model.device)
+        with fitting(batch, model):
+            right = objective.logits(batch).argmax(-1) == batch.targets
+        answers = right.split([len(example.answer) for example in batch.examples])
+        found += [(mine[place], bool(answer.all())) for place, answer in zip(group, answers, strict=True)]
+    by_index = dict(chain(*ranks.gather(found)))
+    return [by_index[index] for index in range(len(examples))]

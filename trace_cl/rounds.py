@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from statistics import mean
 from time import perf_counter
 from typing import Any
 
@@ -20,12 +21,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl import plan
 from trace_cl.analysis import report
+from trace_cl.analysis.abilities import abilities
 from trace_cl.analysis.general import general_loss
 from trace_cl.data.batches import answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
-from trace_cl.likelihood import mean_loss
+from trace_cl.likelihood import mean_loss, written
 from trace_cl.records.answers import Answers
 from trace_cl.records.files import whole
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
@@ -317,7 +319,8 @@ class Run:
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
                 scores.setdefault(variant, {})[task.name] = figure
             self.progress.evaluated(round, task.name)
-        return {"scores": scores, **self.general_loss(), "evaluation_seconds": to_ms(perf_counter() - began)}
+        beside = {**self.general_loss(), **self.abilities()}
+        return {"scores": scores, **beside, "evaluation_seconds": to_ms(perf_counter() - began)}
 
     def general_loss(self) -> dict[str, float | None]:
         """The loss on general text, as the model is now; None where that is no number, and nothing where there is no
@@ -326,6 +329,18 @@ class Run:
             return {}
         loss = mean_loss(self.model, self.benchmark.general, self.config.training.tokens_per_batch, self.ranks)
         return {"general_loss": loss if math.isfinite(loss) else None}
+
+    def abilities(self) -> dict[str, dict[str, float]]:
+        """How many exercises in each general ability the model now does, of a hundred; nothing where there are none."""
+        exercises = [(name, each) for name, several in self.benchmark.abilities.items() for each in several]
+        if not exercises:
+            return {}
+        budget = self.config.training.tokens_per_batch
+        done = written(self.model, [exercise for _, exercise in exercises], budget, self.ranks)
+        by_name: dict[str, list[bool]] = {}
+        for (name, _), right in zip(exercises, done, strict=True):
+            by_name.setdefault(name, []).append(right)
+        return {"abilities": {name: 100 * mean(right) for name, right in by_name.items()}}
 
     def asked_for(self, round: int, task: Task) -> list[Prediction]:
         """A task's answers now, each rank its share of the examples; before any round (0) those of the model alone."""
@@ -394,6 +409,7 @@ class Run:
             "untrained_rounds": untrained,
             "zero_shot": base.get("scores", {}).get(variant, {}),
             **general_loss(base, records),
+            **abilities(base, records),
             "seconds": {
                 "training": to_ms(sum(r["seconds"] for r in records)),
                 "evaluation": to_ms(sum(r.get("evaluation_seconds", 0) for r in (base, *records))),

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 
 from trace_cl import metrics
+from trace_cl.analysis.abilities import DELTA, MEAN, of_run, table
 from trace_cl.analysis.save import save
 from trace_cl.analysis.stored import StoredRun, by_method, find, find_published, folder_of_runs, last
 from trace_cl.analysis.text import RECOMPUTED, headline, identity, over_seeds
@@ -49,6 +50,14 @@ def summary(runs: Sequence[StoredRun]) -> Iterator[dict[str, Any]]:
                 for figure in metrics.FIGURES
             ],
         }
+
+
+def ability_rows(run: StoredRun) -> dict[str, dict[int, str]]:
+    """The lines on general abilities by name, of texts by round; none where nothing was scored."""
+    by_round = of_run(run)
+    shown = table(by_round).T
+    names = (MEAN, DELTA) if by_round else ()
+    return {f"abilities, {name}": dict(zip(by_round, map(str, shown[name]), strict=True)) for name in names}
 
 
 class Texts(dict[str, int]):
@@ -122,6 +131,7 @@ def render(runs: Sequence[StoredRun], limit: int) -> str:
     return environment.get_template("page.html").render(
         groups=groups,
         summary=summary,
+        abilities=ability_rows,
         answers=said,
         prompts=list(prompts),
         figures=metrics.FIGURES,

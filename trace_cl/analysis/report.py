@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from trace_cl import metrics
+from trace_cl.analysis.abilities import section
 from trace_cl.analysis.general import sentence, with_general_loss
 from trace_cl.analysis.plots import Method, curves, heatmap, image
 from trace_cl.analysis.text import UNDEFINED, headline, identity, legend, markdown, render, square, table, undefined
@@ -125,7 +126,7 @@ Scores run from 0 to 100 (variant: {summary["variant"]}). {legend()}{sentence(su
 ## Learned and forgotten
 
 {markdown(learned_and_forgotten(rows, tasks, summary["zero_shot"], untrained))}
-
+{section(summary)}
 ## Rounds
 
 {markdown(training_of(rounds))}

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -162,6 +162,11 @@ class StoredRun:
     def general_loss(self) -> float | None:
         """The loss on general text after the newest round; None where it was not measured."""
         return next(iter(self.summary.get("general_loss", [])[-1:]), None)
+
+    def abilities(self, round: int) -> dict[str, float]:
+        """General abilities after the round (0: the base model's), from 0 to 100: what `trace_cl.abilities` has
+        measured, or else what the run itself has scored; empty where that is nothing."""
+        return measured_in(self.folder / "abilities" / f"round{round}") or dict(self.record(round).get("abilities", {}))
 
     def scores(self, task: str) -> dict[int, float]:
         """A task's scores by round; round 0 is the base model."""
@@ -342,7 +347,23 @@ def plausible_round(record: dict[str, Any]) -> dict[str, Any]:
     extra = record.get("extra_bytes", {})
     if not isinstance(extra, dict) or not all(map(is_number, extra.values())):
         raise ValueError("its extra_bytes is none")
+    abilities = record.get("abilities", {})
+    if not isinstance(abilities, dict) or not all(map(is_score, abilities.values())):
+        raise ValueError("its abilities are none")
     return record
+
+
+def measured_in(folder: Path) -> dict[str, float]:
+    """The abilities that `trace_cl.abilities` has measured, by name, from 0 to 100; empty where there is none. Raises
+    UserError for a file that holds no score."""
+
+    def score(path: Path) -> float:
+        measured = read_json(path)
+        if not is_score(measured.get("score")):
+            raise ValueError("its score is none")
+        return float(measured["score"])
+
+    return {path.stem: whole(path, partial(score, path)) for path in sorted(folder.glob("*.json"))}
 
 
 def lines_of(path: Path) -> list[str]:

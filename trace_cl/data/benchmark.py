@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from trace_cl.config import BenchmarkConfig
 from trace_cl.data.batches import Encoder
-from trace_cl.data.files import SPLITS, TaskData, generate_rows, generate_tasks, read_task
+from trace_cl.data.files import SPLITS, TaskData, generate_abilities, generate_rows, generate_tasks, read_task
 from trace_cl.errors import UserError
 from trace_cl.strategies.base import Example, Round
 
@@ -37,12 +37,14 @@ class Task:
 @dataclass(frozen=True)
 class Benchmark:
     """The tasks in order, the general instructions (none where they are not asked for), checksums of all that was
-    read, by name; and general text, of which nothing is learned (none where the benchmark has none)."""
+    read, by name; and, of which nothing is learned and which a benchmark may lack, general text, and exercises by
+    general ability."""
 
     tasks: list[Task]
     instructions: list[Example]
     checksums: dict[str, str]
     general: list[Example] = field(default_factory=list)
+    abilities: dict[str, list[Example]] = field(default_factory=dict)
 
     def rounds(self, seed: int, global_batch: int) -> list[Round]:
         """Rounds 1..T as a strategy sees them."""
@@ -114,7 +116,7 @@ def _combined(tasks: Iterable[TaskData]) -> str:
 
 
 def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str, encoder: Encoder) -> Benchmark:
-    """Encode what a run needs: the training splits, the prompts of the split that is scored, and general text.
+    """Encode what a run needs: the training splits, the prompts of the split that is scored, and what is general.
 
     Raises UserError where no example is left to score.
     """
@@ -147,4 +149,12 @@ def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str,
     instructions = training(config.instructions) if config.instructions and config.instructions in loaded else []
     texts = [] if config.general is None else generate_rows("benchmark.general", config.general)
     general = [encoder.example(row["prompt"], row["answer"]) for row in texts]
-    return Benchmark(tasks, instructions, checksums(loaded), general)
+    exercises = {} if config.abilities is None else generate_abilities("benchmark.abilities", config.abilities)
+    abilities = {ability: [_endless(encoder, row) for row in rows] for ability, rows in exercises.items()}
+    return Benchmark(tasks, instructions, checksums(loaded), general, abilities)
+
+
+def _endless(encoder: Encoder, row: Mapping[str, str]) -> Example:
+    """An example without the end token: what would follow its answer is not asked for."""
+    example = encoder.example(row["prompt"], row["answer"])
+    return Example(example.prompt, example.answer[:-1])

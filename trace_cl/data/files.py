@@ -61,6 +61,14 @@ def generate_rows(key: str, function: str) -> list[dict[str, str]]:
     return checked_rows(_called(key, function), function)
 
 
+def generate_abilities(key: str, function: str) -> dict[str, list[dict[str, str]]]:
+    """By ability the rows that the function with this dotted name gives, as `generate_rows`."""
+    given = _called(key, function)
+    if not isinstance(given, Mapping) or not given:
+        raise UserError(f'{function}: must give rows by ability, as in {{"facts": [{{…}}, …]}}, not {_kind(given)}')
+    return {str(ability): checked_rows(rows, f"{function}, {ability}") for ability, rows in given.items()}
+
+
 def _called(key: str, name: str) -> object:
     function = look_up(key, name)
     if not callable(function):

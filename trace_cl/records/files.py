@@ -38,6 +38,7 @@ FREE = (
     "benchmark.root",
     "benchmark.generator",
     "benchmark.general",
+    "benchmark.abilities",
     "benchmark.counts",
     "training.tokens_per_batch",
     "evaluation.tokens_per_batch",

@@ -441,6 +441,20 @@ _SKILLS: tuple[Callable[[Draw], Callable[[], Pair]], ...] = (
 )  # fmt: skip
 
 
+SKILLS: dict[str, tuple[Callable[[Draw], Callable[[], Pair]], ...]] = {
+    "lists": (_lists, _following),
+    "arithmetic": (_arithmetic,),
+    "comparison": (_comparison,),
+    "parts": (_parts,),
+    "facts": (_facts,),
+    "records": (_records, _forms),
+    "kinds": (_choices, _kinds),
+    "judgements": (_opinions, _movements),
+    "translation": (_translations,),
+}
+"""The skills in nine groups, by what they ask for."""
+
+
 def _echo(draw: Draw) -> list[Piece]:
     """A row of words, twice; the second time is to be learned."""
     row = " ".join(_any_words(draw, draw.between(2, 12)))
@@ -474,6 +488,15 @@ def document(draw: Draw) -> list[Piece]:
     for ask, reply in (pair() for _ in range(draw.between(2, 6))):
         pieces += [(before.format(ask=ask), throughout), (reply + after, True)]
     return pieces
+
+
+def exercise(draw: Draw, skill: Callable[[Draw], Callable[[], Pair]], shown: int) -> Pair:
+    """A document of one skill, parted before its last reply, which `shown` others of its kind stand before."""
+    before, after = draw.one(_LAYOUTS).split("{reply}")
+    pair = skill(draw)
+    *examples, (ask, reply) = [pair() for _ in range(shown + 1)]
+    text = "".join(before.format(ask=asked) + replied + after for asked, replied in examples)
+    return text + before.format(ask=ask), reply + after
 
 
 def documents(seed: int, echoes: int = 0) -> Iterator[list[Piece]]:
