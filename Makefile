@@ -79,12 +79,13 @@ BENCHMARK ?=
 SEEDS ?= 1
 JOBS ?= 1
 SINGLE := 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42
-TABLES := $(addprefix table,3 4 5 7 $(SINGLE))
+TABLES := $(addprefix table,3 4 5 7 12 $(SINGLE))
 # With a model of one's own the 13B tables rest on the same runs as the 7B ones.
 RUNS_3 = 29 30 31 32 33 34 35 $(if $(MODEL),,36 37 38 39 40 41 42)
 RUNS_4 = 27 28 29 30
 RUNS_5 = 29 30 35 $(addprefix 5-,qlora adalora p_tuning mixout ties_base dare_base ties_previous dare_previous \
 	average_previous autofreeze lisa)
+RUNS_12 = $(RUNS_3)
 RUNS_7 = 24 25 26 30
 numbers = $(if $(filter tables,$@),3 $(filter-out 24 25 26 27 28,$(SINGLE)),$(@:table%=%))
 runs = $(addprefix table,$(or $(RUNS_$(firstword $(numbers))),$(numbers)))
@@ -99,6 +100,7 @@ side_by_side = $(if $(filter-out 1,$(JOBS)), hydra/launcher=joblib hydra.launche
 $(TABLES) tables: .venv/ready
 	if $(BIN)/python -m trace_cl.launch.preflight $(sweep); then \
 	$(BIN)/python -m trace_cl -m $(sweep)$(side_by_side); fi; made=$$?; \
+	$(if $(filter 12,$(numbers)),$(BIN)/python -m trace_cl.abilities $(call setting,--, ) || made=$$?;) \
 	$(foreach table,$(numbers),$(BIN)/python -m trace_cl.tables $(table)$(call setting,--, ) --tried || made=$$?; echo;) exit $$made
 
 # Figure 3b: the runs of Tables 25, 26, 29 and 30, and six shares more.
@@ -112,8 +114,8 @@ figure3: .venv/ready ## OP and BWT by the share that learns; MODEL=tiny SEEDS="1
 table_trace: .venv/ready ## what other papers print of TRACE, beside the runs there are; MODEL=tiny
 	$(BIN)/python -m trace_cl.tables trace$(call setting,--, )
 
-table%: ## a table of the paper (3, 4, 5, 7, 24 to 42): table3 MODEL=tiny SEEDS="1 2 3" JOBS=2
-	$(error there is no table $*: choose 3, 4, 5, 7, or 24 to 42)
+table%: ## a table of the paper (3, 4, 5, 7, 12, 24 to 42): table3 MODEL=tiny SEEDS="1 2 3" JOBS=2
+	$(error there is no table $*: choose 3, 4, 5, 7, 12, or 24 to 42)
 
 tables: ## Tables 3 and 29 to 42
 

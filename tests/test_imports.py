@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "trace_cl"
 
 FLOORS = (
     ("errors", "draw", "signals", "metrics", "strategies"),
-    ("names", "paths", "tiny"),
+    ("names", "paths", "tiny", "harness"),
     ("records",),
     ("config",),
     ("choices", "build"),
@@ -17,8 +17,8 @@ FLOORS = (
     ("training",),
     ("decoding",),
     ("evaluation", "likelihood", "plan", "analysis"),
-    ("rounds",),
-    ("run", "tables", "compare", "plots", "page", "results", "figure3", "diagnose", "reset", "variation"),
+    ("rounds", "restored"),
+    ("run", "tables", "compare", "plots", "page", "results", "figure3", "diagnose", "reset", "variation", "abilities"),
     ("launch",),
     ("command",),
     ("__main__",),

@@ -16,7 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl.analysis.abilities import MEANING, of_run, side_by_side, table
 from trace_cl.analysis.save import save
-from trace_cl.analysis.stored import StoredRun, measured_in
+from trace_cl.analysis.stored import StoredRun, default_benchmark, finished, measured_in
+from trace_cl.analysis.table12 import methods
+from trace_cl.analysis.tables import MODELS
 from trace_cl.analysis.text import markdown
 from trace_cl.errors import UserError
 from trace_cl.harness import PAPER, Ability, Harness
@@ -148,6 +150,14 @@ def is_run(name: str) -> bool:
     return (Path(name) / "matrix.csv").exists()
 
 
+def behind_table12(options: argparse.Namespace) -> list[StoredRun]:
+    """The finished runs that the table is made of; without those that have scored exercises of their benchmark's."""
+    ours = options.runs / (options.benchmark or default_benchmark(options.of))
+    models = [options.of] if options.of else MODELS
+    runs = [run for model in models for method in methods(model) for run in finished(ours, model, method)]
+    return [run for run in runs if not run.record(len(run.rows)).get("abilities")]
+
+
 def shown(runs: Sequence[StoredRun], models: Sequence[Subject]) -> Iterator[str]:
     """What there is to read: of each run its rounds, and the models side by side."""
     for run in runs:
@@ -162,7 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m trace_cl.abilities", description="What models can do besides their tasks."
     )
     parser.add_argument(
-        "model", metavar="RUN|MODEL", nargs="+", help="a run's folder; a model's, or its name on the hub"
+        "model",
+        metavar="RUN|MODEL",
+        nargs="*",
+        help="a run's folder; a model's, or its name on the hub (default: the finished runs behind Table 12)",
     )
     parser.add_argument("--round", default="last", help="of a run: last (default), all, or a number")
     parser.add_argument(
@@ -176,13 +189,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="examples of each task at most, the first ones")
     parser.add_argument("--batch", default="8", help="requests at once: a number, or auto")
     parser.add_argument("--run-code", action="store_true", help="execute code that the model writes (HumanEval)")
+    parser.add_argument(
+        "--model", dest="of", metavar="MODEL", help="without RUN|MODEL: the model's runs (default: the paper's)"
+    )
+    parser.add_argument("--benchmark", help="their benchmark (default: embedded for tiny, else trace)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/abilities"), help="where the scores of a model go")
     options = parser.parse_args(arguments)
     try:
-        runs = [StoredRun.at(Path(name)) for name in options.model if is_run(name)]
+        named = [StoredRun.at(Path(name)) for name in options.model if is_run(name)]
+        runs = named if options.model else behind_table12(options)
         rounds = [of_round(run, t, options.device) for run in runs for t in rounds_meant(run, options.round)]
         models = [of_model(name, options.out, options.device) for name in options.model if not is_run(name)]
+        if not rounds and not models:
+            print("no finished run is there to be measured", file=sys.stderr)
+            return 0
         abilities = abilities_meant(options)
         harness = Harness(options.include, [ability.task for ability in abilities])
         abilities = [harness.checked(ability) for ability in abilities]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from trace_cl.analysis.shown import contradictions, latex
-from trace_cl.analysis.tables import main, make, matrices, pivot, rendered
+from trace_cl.analysis.shown import contradictions, latex, pivot
+from trace_cl.analysis.tables import main, make, matrices, rendered
 from trace_cl.analysis.text import RECOMPUTED
 from trace_cl.records.files import PUBLISHED
 

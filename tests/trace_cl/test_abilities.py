@@ -1,9 +1,9 @@
-"""General abilities: the harness's own figures, of the nine benchmarks' own tasks, over small files in their formats."""
+"""General abilities: the harness's own figures, of the nine benchmarks' own tasks, on small data in their formats."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,8 @@ def test_a_method_that_answers_with_more_than_its_model_is_refused(
     assert "progressive_prompts answers with more than its model" in capsys.readouterr().err
 
 
+LANGUAGES = ("arabic", "bengali", "english", "finnish", "indonesian", "korean", "russian", "swahili", "telugu")
+
 HUB: dict[str, dict[str, list[dict[str, Any]]]] = {
     "cais/mmlu": {
         split: [
@@ -192,7 +194,7 @@ HUB: dict[str, dict[str, list[dict[str, Any]]]] = {
                 "question": f"tydiqa {language} {split} {row}",
                 "answers": {"text": ["Ada Bo"], "answer_start": [0]},
             }
-            for language in "arabic bengali english finnish indonesian korean russian swahili telugu".split()
+            for language in LANGUAGES
             for row in range(2)
         ]
         for split in ("train", "validation")
@@ -279,7 +281,7 @@ class CodeEval:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """The nine benchmarks' data on a hub that holds a few rows of each, and a model whose answers are known."""
     import evaluate
     from lm_eval.api.model import LM
@@ -318,7 +320,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(evaluate, "load", lambda name: CodeEval())
     monkeypatch.setattr(huggingface, "HFLM", lambda **_: Model())
-    yield
 
 
 @pytest.mark.usefixtures("hub")

@@ -1,4 +1,4 @@
-"""Pictures for print: `python -m trace_cl.plots heatmap|curves|op_bwt [RUN …]`.
+"""Pictures for print: `python -m trace_cl.plots heatmap|curves|op_bwt|abilities [RUN …]`.
 
 They have the widths of a paper's one or two columns, and say in grey what they say in colour: methods are told apart by
 marker and dash, and the heatmap's scale is one of lightness.
@@ -8,7 +8,7 @@ import argparse
 import io
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure as Picture
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from trace_cl.analysis.abilities import of_run
 from trace_cl.analysis.save import save
 from trace_cl.analysis.stored import (
     STRATEGIES,
@@ -33,7 +34,7 @@ from trace_cl.analysis.stored import (
 )
 from trace_cl.analysis.text import headline
 from trace_cl.errors import UserError
-from trace_cl.metrics import backward_transfer, overall_performance
+from trace_cl.metrics import backward_transfer, overall_ability, overall_performance
 from trace_cl.paths import check_name
 from trace_cl.records.files import PUBLISHED
 
@@ -75,12 +76,14 @@ STYLE: dict[Any, Any] = {
 @dataclass(frozen=True)
 class Method:
     """The runs of one method, seed by seed: matrices as `read_matrix` gives them, all of the same tasks. `told` says
-    that it has to be told which task a text belongs to when it answers."""
+    that it has to be told which task a text belongs to when it answers; `abilities` are the mean general abilities by
+    round, 0 the base model's."""
 
     name: str
     matrices: Sequence[pd.DataFrame]
     published: bool = False
     told: bool = False
+    abilities: Sequence[Mapping[int, float]] = ()
 
     @property
     def label(self) -> str:
@@ -147,6 +150,32 @@ def curves(methods: Sequence[Method], width: float = WIDTHS["double"]) -> Pictur
     picture.supylabel("score", fontsize=7)
     if len(methods) > 1:
         add_legend(picture, methods, columns)
+    return picture
+
+
+@matplotlib.rc_context(STYLE)
+def abilities(methods: Sequence[Method], width: float = WIDTHS["double"]) -> Picture:
+    """General abilities over the rounds beside OP and BWT: a panel each, a line a method (the HFT paper's Table 12, and
+    TRACE's ΔR, as curves).
+
+    Several seeds are their mean, and their standard deviation (of the sample) as a bar. Round 0 is the base model.
+    """
+    columns = 4 if width > WIDTHS["single"] else 2
+    picture = Picture(figsize=(width, 1.7 + legend_height(methods, columns)), layout="constrained")
+    panels = picture.subplots(1, 3)
+    for method, style in zip(methods, styles(methods), strict=True):
+        rounds = range(1, len(method.tasks) + 1)
+        figures = [
+            [{t: figure(matrix, t) for t in rounds} for matrix in method.matrices]
+            for figure in (overall_performance, backward_transfer)
+        ]
+        for axes, seeds in zip(panels, (*figures, method.abilities), strict=True):
+            values = pd.DataFrame(seeds).T.sort_index()
+            deviation = values.std(axis=1) if len(seeds) > 1 else None
+            axes.errorbar(values.index, values.mean(axis=1), deviation, elinewidth=0.5, **style)
+    for axes, title in zip(panels, ("OP", "BWT", "general abilities, mean"), strict=True):
+        axes.set(title=title, xlabel="round", xticks=range(len(methods[0].tasks) + 1))
+    add_legend(picture, methods, columns)
     return picture
 
 
@@ -280,7 +309,13 @@ def gather(runs: Sequence[StoredRun]) -> list[Method]:
     if not any(run.complete for run in (*ours, *theirs)):
         raise UserError("none of these runs is finished: only heatmaps can be drawn of them")
     return [
-        Method(seeds[0].method, [run.matrix for run in seeds], seeds[0].published, bool(seeds[0].needs_task_id))
+        Method(
+            seeds[0].method,
+            [run.matrix for run in seeds],
+            seeds[0].published,
+            bool(seeds[0].needs_task_id),
+            [{t: overall_ability(scores) for t, scores in of_run(run).items()} for run in seeds],
+        )
         for group in (ours, theirs)
         for seeds in by_method(run for run in group if run.complete)
     ]
@@ -293,6 +328,18 @@ def with_bwt(runs: Sequence[StoredRun]) -> list[StoredRun]:
     if len(without) == len(runs):
         raise UserError("none of these runs has a BWT: draw curves or heatmaps")
     return [run for run in runs if run not in without]
+
+
+def with_abilities(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """The runs of which abilities were scored after more than one round; the others are said. Raises UserError where
+    there is none."""
+    scored = [run for run in runs if len(of_run(run)) > 1]
+    for run in runs:
+        if run not in scored:
+            print(f"no general abilities of several rounds, left out: {run.folder}", file=sys.stderr)
+    if not scored:
+        raise UserError("of none of these runs general abilities are known: python -m trace_cl.abilities measures them")
+    return scored
 
 
 def heatmaps(runs: Sequence[StoredRun], width: float) -> Iterator[tuple[str, Picture]]:
@@ -323,17 +370,17 @@ def runs_meant(options: argparse.Namespace) -> list[StoredRun]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m trace_cl.plots", description="Pictures of runs, for print.")
-    parser.add_argument("picture", choices=["heatmap", "curves", "op_bwt"])
+    parser.add_argument("picture", choices=["heatmap", "curves", "op_bwt", "abilities"])
     parser.add_argument("run", metavar="RUN", type=Path, nargs="*", help="runs' folders (default: all of the model)")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--benchmark", help="default: embedded for tiny, else trace")
     parser.add_argument("--published", action="store_true", help="the paper's runs too (of the model, or the 7B ones)")
-    parser.add_argument("--width", choices=WIDTHS, help="columns of a paper (default: double for curves, else single)")
+    parser.add_argument("--width", choices=WIDTHS, help="columns of a paper (default: double for lines over rounds)")
     parser.add_argument("--format", choices=["png", "pdf", "png,pdf"], default="png")
     parser.add_argument("--out", type=Path, default=Path("plots"), help="the folder to put them in")
     options = parser.parse_args(arguments)
-    width = WIDTHS[options.width or ("double" if options.picture == "curves" else "single")]
+    width = WIDTHS[options.width or ("single" if options.picture in ("heatmap", "op_bwt") else "double")]
     try:
         runs = runs_meant(options)
         pictures: Iterable[tuple[str, Picture]]
@@ -342,7 +389,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             if options.picture == "op_bwt":
                 runs = with_bwt(runs)
-            draw = {"curves": curves, "op_bwt": op_bwt}[options.picture]
+            elif options.picture == "abilities":
+                runs = with_abilities(with_bwt(runs))
+            draw = {"curves": curves, "op_bwt": op_bwt, "abilities": abilities}[options.picture]
             pictures = [(options.picture, draw(gather(runs), width))]
         for name, picture in pictures:
             for format in options.format.split(","):

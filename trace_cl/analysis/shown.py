@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from trace_cl import metrics
-from trace_cl.analysis.text import RECOMPUTED, markdown
+from trace_cl.analysis.text import RECOMPUTED, UNDEFINED, markdown, number
 
 ROUNDING = 0.051
 """A printed figure and the one recomputed from its matrix, both rounded to 0.1, may differ by as much."""
@@ -58,6 +58,35 @@ class Shown(NamedTuple):
     caption: str
     notes: list[str]
     missing: bool = False
+
+
+def text_of(line: pd.Series, published_only: bool) -> str:
+    """A cell as a reader sees it: ours / published / difference, with the gain in brackets where there is one."""
+
+    def gain(side: str) -> str:
+        value = line.get(f"{side} gain", np.nan)
+        return "" if pd.isna(value) else f" ({number(value, '+')})"
+
+    theirs = "" if pd.isna(line["published"]) else number(line["published"]) + gain("published")
+    if published_only:
+        return theirs
+    if not theirs:
+        theirs = UNDEFINED if pd.isna(line["recomputed"]) else number(line["recomputed"]) + RECOMPUTED
+    deviation = "" if pd.isna(line["std"]) else f" ± {line['std']:.1f}"
+    return f"{number(line['ours'])}{deviation}{gain('ours')} / {theirs} / {number(line['difference'], '+')}"
+
+
+def pivot(tidy: pd.DataFrame, published_only: bool) -> pd.DataFrame:
+    """The paper's own layout: texts, a row a task or method, a column a round or figure.
+
+    Of the published side alone rows and columns without any text are left out.
+    """
+    texts = tidy.assign(text=tidy.apply(text_of, axis=1, published_only=published_only))
+    wide = texts.pivot(index="row", columns="column", values="text")
+    wide = wide.reindex(index=tidy["row"].unique(), columns=tidy["column"].unique()).fillna("")
+    if published_only:
+        wide = wide.loc[(wide != "").any(axis=1), (wide != "").any(axis=0)]
+    return wide.rename_axis(index="", columns=None)
 
 
 def heading(text: str) -> str:
@@ -132,7 +161,14 @@ def _cell(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    for plain, escaped in (("%", "\\%"), ("_", "\\_"), ("±", "$\\pm$"), ("–", "--"), ("†", "$^\\dagger$")):
+    for plain, escaped in (
+        ("%", "\\%"),
+        ("_", "\\_"),
+        ("±", "$\\pm$"),
+        ("–", "--"),
+        ("†", "$^\\dagger$"),
+        ("Δ", "$\\Delta$"),
+    ):
         text = text.replace(plain, escaped)
     text = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text)
     return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)

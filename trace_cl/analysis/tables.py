@@ -3,7 +3,7 @@
 Tables 24 to 42 are matrices: a row a task, a column a round, then the figures. Tables 3, 4 and 7 set the figures of
 whole runs side by side. What is called published is what the paper prints; a figure that it does not print is
 recomputed from its matrix, and marked. A published run has the format of any other, and is read by the same code.
-Table 5 (`table5`) and the one of what other papers print (`table_trace`) have no published runs.
+Tables 5 and 12 (`table5`, `table12`) and the one of what other papers print (`table_trace`) have no published runs.
 """
 
 import argparse
@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from trace_cl import metrics
-from trace_cl.analysis import table5, table_trace
-from trace_cl.analysis.shown import Shown, cell, contradictions, show
+from trace_cl.analysis import table5, table12, table_trace
+from trace_cl.analysis.shown import Shown, cell, contradictions, pivot, show
 from trace_cl.analysis.stored import (
     STRATEGIES,
     StoredRun,
@@ -27,7 +26,7 @@ from trace_cl.analysis.stored import (
     folder_of_runs,
     last,
 )
-from trace_cl.analysis.text import RECOMPUTED, UNDEFINED, at, number
+from trace_cl.analysis.text import RECOMPUTED, UNDEFINED, at
 from trace_cl.errors import UserError
 from trace_cl.paths import check_name
 from trace_cl.records.files import PUBLISHED, read_json
@@ -125,35 +124,6 @@ def matrices() -> dict[int, str]:
     return {int(number): folder for number, folder in printed()["matrices"].items()}
 
 
-def text_of(line: pd.Series, published_only: bool) -> str:
-    """A cell as a reader sees it: ours / published / difference, with the gain in brackets where there is one."""
-
-    def gain(side: str) -> str:
-        value = line.get(f"{side} gain", np.nan)
-        return "" if pd.isna(value) else f" ({number(value, '+')})"
-
-    theirs = "" if pd.isna(line["published"]) else number(line["published"]) + gain("published")
-    if published_only:
-        return theirs
-    if not theirs:
-        theirs = UNDEFINED if pd.isna(line["recomputed"]) else number(line["recomputed"]) + RECOMPUTED
-    deviation = "" if pd.isna(line["std"]) else f" ± {line['std']:.1f}"
-    return f"{number(line['ours'])}{deviation}{gain('ours')} / {theirs} / {number(line['difference'], '+')}"
-
-
-def pivot(tidy: pd.DataFrame, published_only: bool) -> pd.DataFrame:
-    """The paper's own layout: texts, a row a task or method, a column a round or figure.
-
-    Of the published side alone rows and columns without any text are left out.
-    """
-    texts = tidy.assign(text=tidy.apply(text_of, axis=1, published_only=published_only))
-    wide = texts.pivot(index="row", columns="column", values="text")
-    wide = wide.reindex(index=tidy["row"].unique(), columns=tidy["column"].unique()).fillna("")
-    if published_only:
-        wide = wide.loc[(wide != "").any(axis=1), (wide != "").any(axis=0)]
-    return wide.rename_axis(index="", columns=None)
-
-
 def make(number: int, model: str | None, benchmark: str | None, runs: Path) -> tuple[pd.DataFrame, str]:
     """Table N, tidy, and its caption. Raises UserError for a run that is damaged."""
     benchmark = benchmark or default_benchmark(model)
@@ -180,10 +150,13 @@ def rendered(table: str, model: str | None, benchmark: str | None, runs: Path, p
     """The table as it is to be shown. Raises UserError for one that there is not, and for a run that is damaged."""
     if table == "5":
         return table5.make(model or MODELS[0], benchmark or default_benchmark(model), runs, published_only)
+    if table == "12":
+        models = {published: model or published for published in (MODELS[:1] if model else MODELS)}
+        return table12.make(models, runs / (benchmark or default_benchmark(model)), published_only)
     if table == "trace":
         return table_trace.make(model or MODELS[0], benchmark or default_benchmark(model), runs, published_only)
     if table not in map(str, (*COMPARED, 3, *matrices())):
-        raise UserError(f"there is no table {table} here: choose 3, 4, 5, 7, 24 to 42, or trace")
+        raise UserError(f"there is no table {table} here: choose 3, 4, 5, 7, 12, 24 to 42, or trace")
     tidy, caption = make(int(table), model, benchmark, runs)
     notes = contradictions(int(table), tidy)
     if not published_only and (tidy["published"].isna() & tidy["recomputed"].notna()).any():
@@ -195,7 +168,7 @@ def rendered(table: str, model: str | None, benchmark: str | None, runs: Path, p
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m trace_cl.tables", description="A table of the paper, from runs.")
-    parser.add_argument("table", help="3, 4, 5, 7, 24 to 42, or trace: what other papers print of TRACE")
+    parser.add_argument("table", help="3, 4, 5, 7, 12, 24 to 42, or trace: what other papers print of TRACE")
     parser.add_argument("--model", help="whose runs stand beside the published ones (default: the table's own model)")
     parser.add_argument("--benchmark", help="on what (default: embedded for tiny, else trace)")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
