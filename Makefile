@@ -100,7 +100,7 @@ side_by_side = $(if $(filter-out 1,$(JOBS)), hydra/launcher=joblib hydra.launche
 $(TABLES) tables: .venv/ready
 	if $(BIN)/python -m trace_cl.launch.preflight $(sweep); then \
 	$(BIN)/python -m trace_cl -m $(sweep)$(side_by_side); fi; made=$$?; \
-	$(if $(filter 12,$(numbers)),$(BIN)/python -m trace_cl.abilities $(call setting,--, ) || made=$$?;) \
+	$(if $(filter 12,$(numbers)),$(BIN)/python -m trace_cl.abilities$(call setting,--, ) || made=$$?;) \
 	$(foreach table,$(numbers),$(BIN)/python -m trace_cl.tables $(table)$(call setting,--, ) --tried || made=$$?; echo;) exit $$made
 
 # Figure 3b: the runs of Tables 25, 26, 29 and 30, and six shares more.

@@ -52,6 +52,9 @@ def test_a_table_rests_on_the_runs_that_it_shows() -> None:
     own = {file.stem for file in (REPOSITORY / "conf" / "experiment").glob("table5-*.yaml")}
     assert len(own) == 11
     assert experiments("table5", "MODEL=tiny") == {"table29", "table30", "table35", *own}
+    assert runs("table12") == runs("table3")
+    assert "-m trace_cl.abilities --model tiny" in make("-n", "table12", "MODEL=tiny").stdout
+    assert "abilities" not in make("-n", "table3", "MODEL=tiny").stdout
     shares = {file.stem for file in (REPOSITORY / "conf" / "experiment").glob("figure3-*.yaml")}
     assert experiments("figure3", "MODEL=tiny") == {"table25", "table26", "table29", "table30", *shares}
     assert "python -m trace_cl.tables trace --model tiny\n" in make("-n", "table_trace", "MODEL=tiny").stdout
@@ -89,7 +92,7 @@ def test_the_table_is_rendered_whatever_happens(able: int, run: int, started: bo
 def test_an_unknown_table_is_refused() -> None:
     done = make("table23")
     assert done.returncode == 2
-    assert "there is no table 23: choose 3, 4, 5, 7, or 24 to 42" in done.stderr
+    assert "there is no table 23: choose 3, 4, 5, 7, 12, or 24 to 42" in done.stderr
 
 
 def package(name: str, **said: object) -> dict[str, object]:

@@ -71,8 +71,8 @@ PAPER = (
     Ability("TriviaQA", "triviaqa", "exact_match,remove_whitespace", shots=0),
     Ability("HotpotQA", CLOSED_BOOK_HOTPOTQA, "exact_match,remove_whitespace", shots=0),
 )
-"""The nine of Table 12. Limits and shots but GSM8K's are those of the TÜLU evaluation suite (arXiv 2306.04751, section
-4.2), whose data the paper trains on; questions without a text are asked without examples."""
+"""The nine of Table 12. Shots and limits are those of the evaluation of TÜLU, on whose data the paper trains
+(allenai/open-instruct 165106d, scripts/eval); questions without a text are asked without examples."""
 
 
 @dataclass(frozen=True)
