@@ -24,7 +24,7 @@ from trace_cl.errors import UserError
 from trace_cl.harness import PAPER, Ability, Harness
 from trace_cl.records.files import as_json, read_json
 from trace_cl.records.seal import SEAL, unsealed
-from trace_cl.restored import checkpoint_after, config_of, model_after
+from trace_cl.restored import check_alone, checkpoint_after, config_of, model_after
 from trace_cl.training.model import device_and_dtype, load_model, load_tokenizer, locate
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -43,7 +43,9 @@ class Subject:
 
 
 def of_round(run: StoredRun, round: int, device: str) -> Subject:
-    """A run's model after a round. Raises UserError where its weights are gone."""
+    """A run's model after a round. Raises UserError where its weights are gone, or are not all that answers."""
+    if round:
+        check_alone(run)
     checkpoint = checkpoint_after(run, round)
     model = config_of(run).model
     weights = {"dtype": model.dtype, "source": model.source, "path": model.path}

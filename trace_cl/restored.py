@@ -12,7 +12,7 @@ from trace_cl.config import Config
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import load_data, prepare
 from trace_cl.errors import UserError
-from trace_cl.names import current_name
+from trace_cl.names import current_name, look_up
 from trace_cl.records.files import read_yaml
 from trace_cl.records.journal import CHECKPOINT
 from trace_cl.records.seal import SEAL, opened, unsealed
@@ -35,19 +35,24 @@ def checkpoint_after(run: StoredRun, round: int) -> Path | None:
     )
 
 
-def model_after(run: StoredRun, round: int, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model as the run answered with it after this round (0: the base model), and its tokenizer, on a device
-    (`auto`: a GPU where there is one).
-
-    Raises UserError where its weights are gone, and for a strategy that answers with more than its model.
-    """
-    config = config_of(run)
-    strategy = build_strategy(config)
-    if round and type(strategy).answer is not Strategy.answer and not config.hft:
+def check_alone(run: StoredRun) -> None:
+    """Raise UserError for a run whose strategy answers with more than its model."""
+    strategy = look_up("strategy._target_", config_of(run).strategy._target_)
+    if getattr(strategy, "answer", None) is not Strategy.answer:
         raise UserError(
             f"{run.folder}: {run.strategy} answers with more than its model (what a task's prompts, examples or "
             "neighbours add), so that the model alone is not what the run has come to: name runs of other methods"
         )
+
+
+def model_after(run: StoredRun, round: int, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model as the run answered with it after this round (0: the base model), and its tokenizer, on a device
+    (`auto`: a GPU where there is one).
+
+    Raises UserError where its weights are gone.
+    """
+    config = config_of(run)
+    strategy = build_strategy(config)
     checkpoint = checkpoint_after(run, round)
     place, dtype = device_and_dtype(device, config.model.dtype)
     base = locate(config.model.source, config.model.path)

@@ -166,12 +166,14 @@ def test_what_is_wrong_is_said_before_anything_is_measured(
     assert not (folder / "abilities").exists()
 
 
+@pytest.mark.parametrize("method", [("strategy=progressive_prompts",), ("strategy=mbpa", "hft=true")])
 def test_a_method_that_answers_with_more_than_its_model_is_refused(
-    run: Run, tasks: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, tasks: Path, method: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = run("strategy=progressive_prompts", "strategy.prompt_tokens=3")
+    folder = run(*method, "benchmark.order=[C-STANCE]")
     assert abilities.main([str(folder), "--include", str(tasks), "--task", "parts"]) == 2
-    assert "progressive_prompts answers with more than its model" in capsys.readouterr().err
+    assert "answers with more than its model" in capsys.readouterr().err
+    assert not (folder / "abilities").exists()
 
 
 LANGUAGES = ("arabic", "bengali", "english", "finnish", "indonesian", "korean", "russian", "swahili", "telugu")
