@@ -13,6 +13,7 @@ from .rouge_l import rouge_l
 from .sari import sari
 from .scoring import Settled, is_of_corpus, score_answers, score_corpus, settled_by
 from .similarity import similarity
+from .transfer import average_performance, forgetting, forward_transfer, intransigence
 
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
@@ -32,10 +33,14 @@ __all__ = [
     "Settled",
     "Variant",
     "accuracy",
+    "average_performance",
     "backward_transfer",
     "figures",
     "first_character",
+    "forgetting",
+    "forward_transfer",
     "general_ability_delta",
+    "intransigence",
     "is_of_corpus",
     "learned",
     "macro_f1",

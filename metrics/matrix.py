@@ -7,9 +7,12 @@ and an entry in `FIGURES`: whatever shows figures goes through that list.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+_DIVISORS: dict[str, Callable[[int], int]] = {"t": lambda t: t, "t-1": lambda t: max(t - 1, 1)}
 
 Matrix = ArrayLike | Sequence[Sequence[float | None]]
 """Rounds by tasks, NaN or None where nothing was scored: lists, a NumPy array, or a DataFrame of task columns."""
@@ -25,22 +28,23 @@ def overall_performance(S: Matrix, t: int | None = None) -> float:
     Raises:
         ValueError: S is not rectangular, has no round t, or lacks a score on or below the diagonal until there.
     """
-    return float(_until(S, t)[-1].mean())
+    return float(until(S, t)[-1].mean())
 
 
-def backward_transfer(S: Matrix, t: int | None = None) -> float:
+def backward_transfer(S: Matrix, t: int | None = None, divisor: Literal["t", "t-1"] = "t") -> float:
     """BWT_t = 1/t · Σ_{i<t} (S[t, i] - S[i, i]): what later rounds did to earlier tasks, negative where forgotten.
 
     Args:
         S: rounds by tasks; rows of later rounds may be missing or empty.
         t: the round, counted from 1; by default the last finished one.
+        divisor: of the sum. t is HFT's (equation 5) and the code of SAPT's, t-1 that of GEM (Lopez-Paz and Ranzato,
+            2017, equation 3), whose figure is larger by t / (t-1), and 0 after the first round.
 
     Raises:
         ValueError: S is not rectangular, has no round t, or lacks a score on or below the diagonal until there.
     """
-    scores = _until(S, t)
-    # Task t itself adds zero to the sum, so the mean over all t tasks is the formula.
-    return float((scores[-1] - scores.diagonal()).mean())
+    changes = until(S, t)[-1] - until(S, t).diagonal()  # of task t itself zero
+    return float(changes.sum() / _DIVISORS[divisor](len(changes)))
 
 
 def learned(S: Matrix, t: int | None = None) -> float:
@@ -53,7 +57,7 @@ def learned(S: Matrix, t: int | None = None) -> float:
     Raises:
         ValueError: S is not rectangular, has no round t, or lacks a score on or below the diagonal until there.
     """
-    return float(_until(S, t).diagonal().mean())
+    return float(until(S, t).diagonal().mean())
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def figures(S: Matrix, untrained: Collection[int] = ()) -> dict[str, list[float 
     Raises:
         ValueError: as `overall_performance`.
     """
-    rounds = range(1, len(_until(S, None)) + 1)
+    rounds = range(1, len(until(S, None)) + 1)
     return {
         figure.name: [
             None if figure.of_learned and min(untrained, default=t + 1) <= t else figure.of(S, t) for t in rounds
@@ -114,7 +118,7 @@ def figures(S: Matrix, untrained: Collection[int] = ()) -> dict[str, list[float 
     }
 
 
-def _until(S: Matrix, t: int | None) -> NDArray[np.float64]:
+def until(S: Matrix, t: int | None) -> NDArray[np.float64]:
     """The t by t matrix of the first t rounds and tasks, complete on and below its diagonal."""
     try:
         scores = np.array(S, dtype=np.float64)
