@@ -25,7 +25,7 @@ from trace_cl.data.batches import answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
-from trace_cl.likelihood import mean_loss
+from trace_cl.likelihood import Unforeseen, mean_loss, reference_loss
 from trace_cl.records.answers import Answers
 from trace_cl.records.files import whole
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
@@ -36,7 +36,7 @@ from trace_cl.records.seal import SEAL, unsealed
 from trace_cl.records.terms import Terms
 from trace_cl.records.terms import findings as findings_of_terms
 from trace_cl.signals import ENDING, Stopped, signals
-from trace_cl.strategies.base import Example, Held, Phase, Round, Strategy
+from trace_cl.strategies.base import Adaptable, Example, Held, Phase, Round, Strategy
 from trace_cl.strategies.streams import stream
 from trace_cl.training import halfway
 from trace_cl.training.engine import Engine, RoundLearner
@@ -304,10 +304,11 @@ class Run:
     def evaluate(self, round: int, tasks: Sequence[Task]) -> dict[str, Any]:
         """Score these tasks on every answer, and keep them all: those that cannot have changed are the last round's.
 
-        Gives the mean scores by variant and task, and the time.
+        Gives the mean scores by variant and task, the references' losses by task, and the time.
         """
         began = perf_counter()
         scores: dict[str, dict[str, float]] = {}
+        losses: dict[str, float | None] = {}
         given = self.taken_over(self.rounds[round - 1]) if round else {}
         for task in tasks:
             self.progress.evaluating(round, task.name)
@@ -316,16 +317,38 @@ class Run:
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
                 scores.setdefault(variant, {})[task.name] = figure
+            losses |= self.reference_loss(round, task, unchanged=task.name in given)
             self.progress.evaluated(round, task.name)
-        return {"scores": scores, **self.general_loss(), "evaluation_seconds": to_ms(perf_counter() - began)}
+        measured = {**({"reference_loss": losses} if losses else {}), **self.general_loss()}
+        return {"scores": scores, **measured, "evaluation_seconds": to_ms(perf_counter() - began)}
+
+    def reference_loss(self, round: int, task: Task, unchanged: bool) -> dict[str, float | None]:
+        """The loss of the task's references, by its name: as the strategy has the prompts answered now, or that of the
+        round before. Nothing where nobody wants it or it cannot be told."""
+        if not self.config.evaluation.reference_loss:
+            return {}
+        if unchanged:
+            before = self.standing.rounds[round - 2].get("reference_loss", {})
+            return {name: loss for name, loss in before.items() if name == task.name}
+
+        def ask(prompts: Sequence[list[int]], answerer: Adaptable) -> None:
+            if round:
+                self.strategy.answer(task, prompts, answerer)
+            else:
+                answerer.generate(prompts)
+
+        try:
+            return {task.name: reference_loss(ask, task.prompts, task.references, self.answerer(task))}
+        except Unforeseen:
+            return {}
 
     def general_loss(self) -> dict[str, float | None]:
         """The loss on general text, as the model is now; None where that is no number, and nothing where there is no
         such text."""
         if not self.benchmark.general:
             return {}
-        loss = mean_loss(self.model, self.benchmark.general, self.config.training.tokens_per_batch, self.ranks)
-        return {"general_loss": loss if math.isfinite(loss) else None}
+        tokens = self.config.training.tokens_per_batch
+        return {"general_loss": mean_loss(self.model, self.benchmark.general, tokens, self.ranks)}
 
     def asked_for(self, round: int, task: Task) -> list[Prediction]:
         """A task's answers now, each rank its share of the examples; before any round (0) those of the model alone."""
