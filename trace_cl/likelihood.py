@@ -16,9 +16,7 @@ from trace_cl.training.room import fitting
 
 
 @torch.no_grad()
-def mean_loss(
-    model: PreTrainedModel, examples: Sequence[Example], tokens_per_batch: int, ranks: Ranks
-) -> float | None:
+def mean_loss(model: PreTrainedModel, examples: Sequence[Example], tokens_per_batch: int, ranks: Ranks) -> float | None:
     """The mean cross-entropy over all answer tokens of the examples, in nats, the same on every rank; None where that
     is no number.
 

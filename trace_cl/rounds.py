@@ -20,17 +20,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl import plan
 from trace_cl.analysis import report
-from trace_cl.analysis.general import general_loss
+from trace_cl.analysis.losses import general_loss
 from trace_cl.data.batches import answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
 from trace_cl.likelihood import Unforeseen, mean_loss, reference_loss
 from trace_cl.records.answers import Answers
-from trace_cl.records.files import whole
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, score_curves, training_curves
-from trace_cl.records.predictions import Prediction, read_predictions
+from trace_cl.records.predictions import Prediction, kept_answers
 from trace_cl.records.progress import Progress
 from trace_cl.records.seal import SEAL, unsealed
 from trace_cl.records.terms import Terms
@@ -382,8 +381,7 @@ class Run:
 
         Raises UserError where they are not those that the round wrote: the model that gave them may be gone.
         """
-        path = self.journal.folder / "predictions" / f"round{round}" / f"{task.name}.jsonl"
-        lines = read_predictions(path) if whole(path, path.exists) else []
+        lines = kept_answers(self.journal.folder, round, task.name)
         if [line["index"] for line in lines] == task.indices:
             answers = [line["prediction"] for line in lines]
             predictions = score(task.metric, task.indices, answers, task.references, task.questions)
@@ -391,8 +389,8 @@ class Run:
             if summarize(task.metric, predictions, task.questions) == then:
                 return predictions
         raise UserError(
-            f"{path} is not what the run wrote, and round {round + 1} takes its answers over: put the file back, or "
-            f"move {self.journal.folder} away and start anew"
+            f"{self.journal.folder}/predictions/round{round}/{task.name}.jsonl is not what the run wrote, and round "
+            f"{round + 1} takes its answers over: put the file back, or move {self.journal.folder} away and start anew"
         )
 
     def report(self, standing: Standing) -> dict[str, list[float | None]]:
@@ -426,7 +424,7 @@ class Run:
         defined = {name: values[-1] for name, values in figures.items() if values[-1] is not None}
         self.logger.log("round", len(rows), {**score_curves(newest), **defined})
         self.journal.write_summary(summary)
-        report.write_report(self.journal.folder, rows, self.journal.tasks, records, summary)
+        report.write_report(self.journal.folder, rows, self.journal.tasks, records, summary, base)
         return figures
 
 
