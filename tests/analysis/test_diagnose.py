@@ -210,11 +210,11 @@ def test_the_losses_stand_beside_it(run: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_loss_that_has_risen_before_the_score_fell_is_marked() -> None:
-    rows = [[80.0], [80.0, 60.0], [70.0, 65.0, 90.0]]
+    rows = [[80.0], [79.5, 60.0], [79.0, 65.0, 90.0]]
     losses = [{}, {"a": 0.5}, {"a": 0.6, "b": 0.25}, {"a": 0.7, "b": 0.2, "c": 0.1}]
     frame = loss_table(losses, rows, ["a", "b", "c", "d"], [])
     assert list(frame) == ["1", "2", "3"], "the base model was not measured"
-    assert list(frame.loc["a"]) == ["0.500", "0.600*", "0.700"], "in round 3 the score has fallen too"
+    assert list(frame.loc["a"]) == ["0.500", "0.600*", "0.700"], "in round 3 the score has fallen by a point"
     assert list(frame.loc["b"]) == ["", "0.250", "0.200"]
     assert list(frame.index) == ["a", "b", "c"]
     assert list(loss_table(losses, rows, ["a", "b", "c", "d"], [1]).loc["a"]) == ["0.500", "0.600", "0.700"]

@@ -89,7 +89,7 @@ answers that look like another task's, or are empty; the rest are wrong in the r
 first of those with one format) whose answers most of the strange ones look like. Recognised: how many of the task's own
 references are taken for its format; where that is low the columns before it say little."""
 
-LOSSES = """ Loss: mean cross-entropy of the
+OF_LOSSES = """ Loss: mean cross-entropy of the
 references as answers to what was asked, in nats a token; it can rise before the score falls."""
 
 
@@ -123,5 +123,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{markdown(shown)}\n\n{LEGEND}{LOSSES if any(run.reference_losses) else ''}")
+    print(f"{markdown(shown)}\n\n{LEGEND}{OF_LOSSES if any(run.reference_losses) else ''}")
     return 0

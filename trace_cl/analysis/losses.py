@@ -49,8 +49,8 @@ def reference_losses(base: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]
 def loss_table(
     losses: Losses, rows: Sequence[Sequence[float]], tasks: Sequence[str], untrained: Collection[int]
 ) -> pd.DataFrame:
-    """A row a task and a column a round, of texts, as the table of scores; `RISEN` marks what has risen since the task
-    was learned while the score has not fallen. Empty where nothing was measured."""
+    """A row a task and a column a round, of texts, as the table of scores; what has risen since the task was learned
+    while the score held is marked. Empty where nothing was measured."""
     measured = [t for t, of_round in enumerate(losses) if of_round]
     lines: dict[str, list[str]] = {}
     for i, task in enumerate(tasks[: len(rows)] if measured else [], start=1):
@@ -58,16 +58,17 @@ def loss_table(
         for t in measured:
             loss, then = losses[t].get(task), losses[i].get(task)
             risen = t > i and i not in untrained and loss is not None and then is not None and loss > then
-            held = t > i and rows[t - 1][i - 1] >= rows[i - 1][i - 1]
+            held = t > i and rows[i - 1][i - 1] - rows[t - 1][i - 1] < POINT
             lines[task].append((nats(loss) if task in losses[t] else "") + RISEN * (risen and held))
     frame = pd.DataFrame.from_dict(lines, orient="index", columns=[str(t) for t in measured])
     return frame.rename_axis(index="task \\ round")
 
 
-RISEN = "*"
+RISEN, POINT = "*", 1.0
+"""Marks a loss that has risen while the score has not fallen by so much."""
 
 LOSSES = f"""Mean cross-entropy, in nats a token, of the references as answers to what was asked; round 0 is the base
-model. {RISEN}: higher than when the task was learned, though the score is not lower."""
+model. {RISEN}: higher than when the task was learned, though the score is not a point lower."""
 
 
 def nats(loss: float | None) -> str:

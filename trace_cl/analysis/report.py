@@ -81,10 +81,10 @@ def terms_of(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 def losses_of(frame: pd.DataFrame) -> str:
     """The part on the references' losses; empty where none was measured."""
-    return "" if frame.empty else f"\n## Loss of the references\n\n{markdown(frame)}\n{said(LOSSES)}"
+    return "" if frame.empty else f"\n## Loss of the references\n\n{markdown(frame)}\n{paragraph(LOSSES)}"
 
 
-def said(text: str) -> str:
+def paragraph(text: str) -> str:
     """A paragraph below what stands before it; nothing of no text."""
     return f"\n{text}\n" if text else ""
 
@@ -140,7 +140,7 @@ Scores run from 0 to 100 (variant: {summary["variant"]}). {legend()}{sentence(su
 ## Learned and forgotten
 
 {markdown(learned_and_forgotten(rows, tasks, summary["zero_shot"], untrained, found))}
-{said(WHY if found else "")}{losses_of(loss_table(losses, rows, tasks, untrained))}
+{paragraph(WHY if found else "")}{losses_of(loss_table(losses, rows, tasks, untrained))}
 ## Rounds
 
 {markdown(training_of(rounds))}
