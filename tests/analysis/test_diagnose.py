@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -274,9 +275,11 @@ def test_the_page_says_it_too(run: Path) -> None:
 
 
 def test_whoever_stops_reading_is_shown_no_traceback(run: Path) -> None:
-    """`… | head -1` closes the pipe: before anything is written, so that it surely is."""
+    """`… | head -1` closes the pipe: before anything is written, so that it surely is; what is written waits in a
+    buffer until the end."""
     command = [sys.executable, "-m", "trace_cl.diagnose", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered) as process:
         assert process.stdout is not None
         process.stdout.close()
         process.stdout = None
