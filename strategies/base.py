@@ -15,10 +15,13 @@ A round goes like this (`trace_cl/rounds.py`):
 """
 
 import math
+from array import array
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +119,12 @@ class Batch:
         """This micro-batch's part of the step's answer tokens; the parts of a step add up to one."""
         return len(self.targets) / self.total
 
+    @cached_property
+    def rows(self) -> list[tuple[int, int]]:
+        """Each example's identity, and how many ids of its row no other row was padded with."""
+        ids = [array("q", [*example.prompt, *example.answer]) for example in self.examples]
+        return [(crc32(row.tobytes()), len(row) - 1) for row in ids]
+
     def mean(self, values: Tensor) -> Tensor:
         """What these values (N, one an answer token) add to the step's mean over its answer tokens."""
         return values.sum() / self.total
@@ -129,6 +138,14 @@ class Batch:
         """Tell of a term of the loss, a scalar: what the batch adds to the step's. The sum over the step joins its line
         in train.jsonl. Each of a step's micro-batches is to note the same names."""
         self.notes[name] = term.detach()
+
+
+class Observer(nn.Module):
+    """A module that has to know the batch that the model goes through next."""
+
+    def look_at(self, batch: Batch) -> None:
+        """The batch; a rank's empty one has no examples."""
+        raise NotImplementedError
 
 
 class Model(Protocol):

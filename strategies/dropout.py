@@ -4,18 +4,14 @@ An example's mask is drawn from the step's seed, the example and the module. So 
 example stands, however far it is padded, on whichever rank, and when gradient checkpointing computes a layer once more.
 """
 
-from array import array
-from collections.abc import Sequence
-from zlib import crc32
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import Batch, Unsuitable
+from .base import Batch, Observer, Unsuitable
 from .streams import stream
 
 
-class ExampleDropout(nn.Module):
+class ExampleDropout(Observer):
     """Set each input to zero with probability `p` in training, and scale the others by 1 / (1 − p).
 
     `number` tells the modules of one model apart. The step's seed is `torch.initial_seed()`: whoever trains sets it
@@ -29,9 +25,9 @@ class ExampleDropout(nn.Module):
         self.rows: list[tuple[int, int]] = []
         self.shape = (0, 0)
 
-    def look_at(self, rows: list[tuple[int, int]], shape: tuple[int, int]) -> None:
-        """The B × L ids that come next: each row's identity, and how many of its ids no other row was padded with."""
-        self.rows, self.shape = rows, shape
+    def look_at(self, batch: Batch) -> None:
+        count, width = batch.input_ids.shape
+        self.rows, self.shape = batch.rows, (count, width)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs B × L × H, or B·L × H; the model may have put something of its own before each text.
@@ -59,12 +55,3 @@ class ExampleDropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, number={self.number}"
-
-
-def tell(dropouts: Sequence[ExampleDropout], batch: Batch) -> None:
-    """Let a model's dropouts know the rows that go through it next. A rank's empty micro-batch has none."""
-    if dropouts:
-        ids = [array("q", [*example.prompt, *example.answer]) for example in batch.examples]
-        rows = [(crc32(row.tobytes()), len(row) - 1) for row in ids]
-        for dropout in dropouts:
-            dropout.look_at(rows, (batch.input_ids.shape[0], batch.input_ids.shape[1]))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
-from .base import Answerer, Batch, LoadModel, Model, Phase, Round, Strategy, Task
+from .base import Answerer, Batch, LoadModel, Model, Observer, Phase, Round, Strategy, Task
 from .prompts import added, save_added, set_embedding, size_of, words_at_random
 from .settings import COUNT, NOT_NEGATIVE, Range
 from .streams import stream
@@ -33,7 +33,7 @@ class Keys(nn.Module):
         return normalize(queries, dim=-1) @ normalize(self.weight.to(queries.dtype), dim=-1).T
 
 
-class PromptPool(nn.Module):
+class PromptPool(Observer):
     """The model's embedding, with `slots` more tokens, which stand before a text: where they stand come the `chosen`
     closest of the pool's `prompts` (M × L_p × H), the closest first.
 
@@ -51,27 +51,29 @@ class PromptPool(nn.Module):
         self.ends: list[int] | None = None
         self.distances: Tensor | None = None
 
-    def look_at(self, ends: list[int] | None) -> None:
-        """Where each row's answer begins, of the rows that come next; None: nowhere, as when answers are asked for."""
-        self.ends, self.distances = ends, None
+    def look_at(self, batch: Batch) -> None:
+        """Where each row's answer begins, of the rows that come next; unless told so, nowhere, as in a text that is to
+        be answered."""
+        self.ends = [len(example.prompt) for example in batch.examples]
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids B × L; their embeddings B × L × H. `distances` (B) are then the sums of the chosen keys' distances."""
         slot = ids >= self.first
         words: Tensor = self.words(ids.masked_fill(slot, 0))
-        cosines = self.keys(self.queries(words, slot))
+        ends, self.ends = self.ends, None
+        cosines = self.keys(self.queries(words, slot, ends))
         nearest = cosines.topk(self.chosen, dim=-1)
         self.distances = (1 - nearest.values).sum(dim=-1)
         prompts = self.prompts[nearest.indices].flatten(1, 2).to(words.dtype)
         filled = prompts.take_along_dim((ids - self.first).clamp(min=0)[..., None], dim=1)
         return torch.where(slot[..., None], filled, words)
 
-    def queries(self, words: Tensor, slot: Tensor) -> Tensor:
+    def queries(self, words: Tensor, slot: Tensor, ends: list[int] | None) -> Tensor:
         """B × H: the mean of what stands behind the slots and before the answer; zero where nothing does."""
         text = (slot.cumsum(dim=1) == self.slots) & ~slot
-        if self.ends is not None:
+        if ends is not None:
             columns = torch.arange(slot.shape[1], device=slot.device)
-            text &= columns < torch.tensor(self.ends or [0], device=slot.device)[:, None]
+            text &= columns < torch.tensor(ends or [0], device=slot.device)[:, None]
         precise = words.detach().to(torch.promote_types(words.dtype, torch.float32))
         return (precise * text[..., None]).sum(dim=1) / text.sum(dim=1, keepdim=True).clamp(min=1)
 
@@ -125,11 +127,9 @@ class L2P(Strategy):
         ]
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
-        self.pool.look_at([len(example.prompt) for example in batch.examples])
         task = model.mean(batch)
-        distances = self.pool.distances
+        distances, self.pool.distances = self.pool.distances, None
         assert distances is not None
-        self.pool.look_at(None)
         # Every answer token has the distance of its text: so the mean is one over the step, however that is cut.
         tokens = torch.tensor([len(example.answer) for example in batch.examples] or [0], device=distances.device)
         pull = self.strength * batch.mean(distances * tokens)

@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "trace_cl"
 
 FLOORS = (
-    ("errors", "draw", "signals", "metrics", "strategies"),
+    ("errors", "doors", "draw", "signals", "metrics", "strategies"),
     ("names", "paths", "tiny", "harness"),
     ("records",),
     ("config",),
@@ -16,7 +16,8 @@ FLOORS = (
     ("data",),
     ("training",),
     ("decoding",),
-    ("evaluation", "likelihood", "plan", "analysis"),
+    ("evaluation", "plan", "analysis"),
+    ("likelihood",),
     ("rounds", "restored"),
     ("run", "tables", "compare", "plots", "page", "results", "figure3", "diagnose", "reset", "variation", "abilities"),
     ("launch",),

@@ -4,8 +4,9 @@ Whoever asks it to end while the rest is still being imported is not shown a pag
 """
 
 import signal
-import sys
+from typing import NoReturn
 
+from trace_cl.doors import leave
 from trace_cl.signals import ENDING, die, handling
 
 
@@ -18,5 +19,10 @@ def main() -> int:
         return main()
 
 
+def enter() -> NoReturn:
+    """The console script `trace-cl`."""
+    leave(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    enter()

@@ -20,6 +20,7 @@ from trace_cl.analysis.stored import StoredRun, default_benchmark, finished, mea
 from trace_cl.analysis.table12 import methods
 from trace_cl.analysis.tables import MODELS
 from trace_cl.analysis.text import markdown
+from trace_cl.doors import leave
 from trace_cl.errors import UserError
 from trace_cl.harness import PAPER, Ability, Harness
 from trace_cl.records.files import as_json, read_json
@@ -220,4 +221,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trace_cl.choices import check_groups, defaults, explain, groups
 from trace_cl.config import CONF_DIR, check
+from trace_cl.doors import unread
 from trace_cl.errors import UserError
 from trace_cl.signals import Stopped
 
@@ -80,6 +81,8 @@ def hydra_main(config: DictConfig) -> None:
     except UserError as error:
         # Not left to Hydra, which would print a page of its own before it.
         sys.exit(refuse(str(error)))
+    except BrokenPipeError:
+        sys.exit(unread())  # of which Hydra, too, would have something to say
 
 
 def refuse(sentence: str) -> int:
@@ -136,6 +139,8 @@ def main() -> int:
             command = f"python -m trace_cl {shlex.join(arguments)}".strip()
             print(f"\nstopped by {stopped}; everything is kept, and this goes on with it: {command}", file=sys.stderr)
         return stopped.code
+    except BrokenPipeError:
+        raise  # nobody reads on, which is no failure
     except Exception:
         # In a sweep it is the launcher's own, as joblib's when one of its workers is killed.
         traceback.print_exc()

@@ -1,8 +1,7 @@
 """Runs side by side: `python -m trace_cl.compare RUN RUN …`."""
 
-import sys
-
 from trace_cl.analysis.compare import main
+from trace_cl.doors import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

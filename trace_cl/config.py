@@ -186,6 +186,8 @@ class EvaluationConfig:
     """Tokens of a prompt at most, its last ones, where it is answered."""
     zero_shot: bool = True
     """Whether to score the base model too, before the first round."""
+    reference_loss: bool = True
+    """Whether to record the loss of the references beside each score."""
     tokens_per_batch: int = 32768
     """Tokens of a batch of prompts and their answers on each device."""
 

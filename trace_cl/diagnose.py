@@ -1,8 +1,7 @@
 """Why scores fell: `python -m trace_cl.diagnose RUN`."""
 
-import sys
-
 from trace_cl.analysis.diagnose import main
+from trace_cl.doors import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

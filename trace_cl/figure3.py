@@ -1,8 +1,7 @@
 """OP and BWT by the share that learns: `python -m trace_cl.figure3`."""
 
-import sys
-
 from trace_cl.analysis.figure3 import main
+from trace_cl.doors import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -1,8 +1,7 @@
 """All runs on one page: `python -m trace_cl.page`."""
 
-import sys
-
 from trace_cl.analysis.page import main
+from trace_cl.doors import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -1,8 +1,7 @@
 """Pictures for print: `python -m trace_cl.plots heatmap|curves|op_bwt [RUN …]`."""
 
-import sys
-
 from trace_cl.analysis.plots import main
+from trace_cl.doors import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

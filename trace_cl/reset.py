@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from trace_cl.choices import compose
 from trace_cl.config import as_dict, check
+from trace_cl.doors import leave
 from trace_cl.errors import UserError
 from trace_cl.records.files import as_json, guard, sync, sync_all, write
 from trace_cl.strategies.base import Unsuitable, shape_of
@@ -221,4 +222,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -1,8 +1,7 @@
 """OP and BWT of the finished runs: `python -m trace_cl.results`."""
 
-import sys
-
 from trace_cl.analysis.summary import main
+from trace_cl.doors import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -22,23 +22,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trace_cl import plan
 from trace_cl.analysis import report
 from trace_cl.analysis.abilities import abilities
-from trace_cl.analysis.general import general_loss
+from trace_cl.analysis.losses import general_loss
 from trace_cl.data.batches import answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
-from trace_cl.likelihood import mean_loss, written
+from trace_cl.likelihood import Unforeseen, mean_loss, reference_loss, written
 from trace_cl.records.answers import Answers
-from trace_cl.records.files import whole
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, score_curves, training_curves
-from trace_cl.records.predictions import Prediction, read_predictions
+from trace_cl.records.predictions import Prediction, kept_answers
 from trace_cl.records.progress import Progress
 from trace_cl.records.seal import SEAL, unsealed
 from trace_cl.records.terms import Terms
 from trace_cl.records.terms import findings as findings_of_terms
 from trace_cl.signals import ENDING, Stopped, signals
-from trace_cl.strategies.base import Example, Held, Phase, Round, Strategy
+from trace_cl.strategies.base import Adaptable, Example, Held, Phase, Round, Strategy
 from trace_cl.strategies.streams import stream
 from trace_cl.training import halfway
 from trace_cl.training.engine import Engine, RoundLearner
@@ -306,10 +305,11 @@ class Run:
     def evaluate(self, round: int, tasks: Sequence[Task]) -> dict[str, Any]:
         """Score these tasks on every answer, and keep them all: those that cannot have changed are the last round's.
 
-        Gives the mean scores by variant and task, and the time.
+        Gives the mean scores by variant and task, the references' losses by task, and the time.
         """
         began = perf_counter()
         scores: dict[str, dict[str, float]] = {}
+        losses: dict[str, float | None] = {}
         given = self.taken_over(self.rounds[round - 1]) if round else {}
         for task in tasks:
             self.progress.evaluating(round, task.name)
@@ -318,17 +318,38 @@ class Run:
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
                 scores.setdefault(variant, {})[task.name] = figure
+            losses |= self.reference_loss(round, task, unchanged=task.name in given)
             self.progress.evaluated(round, task.name)
-        beside = {**self.general_loss(), **self.abilities()}
-        return {"scores": scores, **beside, "evaluation_seconds": to_ms(perf_counter() - began)}
+        measured = {**({"reference_loss": losses} if losses else {}), **self.general_loss(), **self.abilities()}
+        return {"scores": scores, **measured, "evaluation_seconds": to_ms(perf_counter() - began)}
+
+    def reference_loss(self, round: int, task: Task, unchanged: bool) -> dict[str, float | None]:
+        """The loss of the task's references, by its name: as the strategy has the prompts answered now, or that of the
+        round before. Nothing where nobody wants it or it cannot be told."""
+        if not self.config.evaluation.reference_loss:
+            return {}
+        if unchanged:
+            before = self.standing.rounds[round - 2].get("reference_loss", {})
+            return {name: loss for name, loss in before.items() if name == task.name}
+
+        def ask(prompts: Sequence[list[int]], answerer: Adaptable) -> None:
+            if round:
+                self.strategy.answer(task, prompts, answerer)
+            else:
+                answerer.generate(prompts)
+
+        try:
+            return {task.name: reference_loss(ask, task.prompts, task.references, self.answerer(task))}
+        except Unforeseen:
+            return {}
 
     def general_loss(self) -> dict[str, float | None]:
         """The loss on general text, as the model is now; None where that is no number, and nothing where there is no
         such text."""
         if not self.benchmark.general:
             return {}
-        loss = mean_loss(self.model, self.benchmark.general, self.config.training.tokens_per_batch, self.ranks)
-        return {"general_loss": loss if math.isfinite(loss) else None}
+        tokens = self.config.training.tokens_per_batch
+        return {"general_loss": mean_loss(self.model, self.benchmark.general, tokens, self.ranks)}
 
     def abilities(self) -> dict[str, dict[str, float]]:
         """How many exercises in each general ability the model now does, of a hundred; nothing where there are none."""
@@ -374,8 +395,7 @@ class Run:
 
         Raises UserError where they are not those that the round wrote: the model that gave them may be gone.
         """
-        path = self.journal.folder / "predictions" / f"round{round}" / f"{task.name}.jsonl"
-        lines = read_predictions(path) if whole(path, path.exists) else []
+        lines = kept_answers(self.journal.folder, round, task.name)
         if [line["index"] for line in lines] == task.indices:
             answers = [line["prediction"] for line in lines]
             predictions = score(task.metric, task.indices, answers, task.references, task.questions)
@@ -383,8 +403,8 @@ class Run:
             if summarize(task.metric, predictions, task.questions) == then:
                 return predictions
         raise UserError(
-            f"{path} is not what the run wrote, and round {round + 1} takes its answers over: put the file back, or "
-            f"move {self.journal.folder} away and start anew"
+            f"{self.journal.folder}/predictions/round{round}/{task.name}.jsonl is not what the run wrote, and round "
+            f"{round + 1} takes its answers over: put the file back, or move {self.journal.folder} away and start anew"
         )
 
     def report(self, standing: Standing) -> dict[str, list[float | None]]:
@@ -419,7 +439,7 @@ class Run:
         defined = {name: values[-1] for name, values in figures.items() if values[-1] is not None}
         self.logger.log("round", len(rows), {**score_curves(newest), **defined})
         self.journal.write_summary(summary)
-        report.write_report(self.journal.folder, rows, self.journal.tasks, records, summary)
+        report.write_report(self.journal.folder, rows, self.journal.tasks, records, summary, base)
         return figures
 
 

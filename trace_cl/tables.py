@@ -1,8 +1,7 @@
 """The paper's tables from runs: `python -m trace_cl.tables N`."""
 
-import sys
-
 from trace_cl.analysis.tables import main
+from trace_cl.doors import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

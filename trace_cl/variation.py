@@ -23,6 +23,7 @@ from trace_cl.analysis.save import save
 from trace_cl.analysis.stored import StoredRun, by_method, method_order
 from trace_cl.analysis.text import markdown
 from trace_cl.analysis.variation import BLOCKS, blocks, findings, picture
+from trace_cl.doors import leave
 from trace_cl.errors import UserError
 from trace_cl.names import look_up
 from trace_cl.records.journal import CHECKPOINT
@@ -180,4 +181,4 @@ def _csv(frame: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -90,7 +90,10 @@ def test_a_real_run_stands_there_with_every_figure_and_every_answer(run: Callabl
     page = page_of(folder.parents[3])
     name = "/".join(folder.parts[-4:])
     summary = json.loads((folder / "summary.json").read_text())
-    header, *tasks, op, bwt, learned = page.runs[name]
+    header, *tasks, op, bwt, learned = page.runs[name][:7]
+    forgotten, losses = page.runs[name][7:11], page.runs[name][11:]
+    assert forgotten[0][-3:] == ["by format", "by empty", "changed"]
+    assert [row[0] for row in losses] == ["task \\ round", *summary["tasks"]]
     assert header[1:] == ["0", "1", "2", "3"]
     assert op == ["OP", "", *one_decimal(summary["OP"])]
     assert bwt == ["BWT", "", *one_decimal(summary["BWT"])]

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trace_cl.data.batches import collate
 from trace_cl.strategies.base import Example, Round, Unsuitable
-from trace_cl.strategies.dropout import ExampleDropout, tell
+from trace_cl.strategies.dropout import ExampleDropout
 from trace_cl.strategies.lora_seqft import LoraSeqFT
 from trace_cl.training.engine import Optimization, checkpoint_gradients
 from trace_cl.training.torch_engine import TorchLearner
@@ -25,7 +25,7 @@ def masks(examples: Sequence[Example], number: int = 0, before: int = 0, width: 
     """What is left of ones, for each example the L_r × `width` of its own; `before` tokens stand before each text."""
     dropout = ExampleDropout(0.3, number)
     batch = collate(examples, 1)
-    tell([dropout], batch)
+    dropout.look_at(batch)
     output = dropout(torch.ones(len(examples), before + batch.input_ids.shape[1], width))
     return [row[: before + len(example) - 1] for row, example in zip(output, examples, strict=True)]
 
@@ -73,7 +73,7 @@ def test_a_row_draws_no_more_than_its_own_length() -> None:
     """A GPU's generator gives other numbers first where it is asked for more of them."""
     dropout = ExampleDropout(0.3, 0)
     batch = collate(EXAMPLES, 1)
-    tell([dropout], batch)
+    dropout.look_at(batch)
     output = dropout(torch.ones(*batch.input_ids.shape, 50))
     for row, example in zip(output, EXAMPLES, strict=True):
         assert (row[: len(example) - 1] == 0).any()
@@ -89,7 +89,7 @@ def test_what_others_draw_moves_no_mask() -> None:
 def test_rows_are_found_in_flattened_inputs_and_missed_in_sorted_ones() -> None:
     dropout = ExampleDropout(0.3, 0)
     batch = collate(EXAMPLES, 1)
-    tell([dropout], batch)
+    dropout.look_at(batch)
     inputs = torch.randn(*batch.input_ids.shape, 5)
     assert torch.equal(dropout(inputs).flatten(0, 1), dropout(inputs.flatten(0, 1)))
     with pytest.raises(Unsuitable, match=r"strategy\.dropout=0\.3 .* set strategy\.dropout=0"):

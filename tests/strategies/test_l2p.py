@@ -1,19 +1,24 @@
 """L2P: which prompts a text chooses, what of the pool learns from it, and that answers choose as training does."""
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
 from support import FakeTask
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from trace_cl.data.batches import collate, micro_batches
+from trace_cl.evaluation import Generator
+from trace_cl.likelihood import reference_loss
 from trace_cl.strategies.base import Example, Round
 from trace_cl.strategies.l2p import L2P
 from trace_cl.training.engine import Optimization
 from trace_cl.training.loss import LanguageModel
+from trace_cl.training.model import load_tokenizer
+from trace_cl.training.ranks import Ranks
 from trace_cl.training.torch_engine import TorchLearner
 
 TASK = FakeTask("a", 0)
@@ -93,6 +98,18 @@ def test_an_answer_is_generated_behind_the_same_prompts(
     )[:, len(rows[0]) :].tolist()
     for prompt, answer in zip(prompts, answers, strict=True):
         assert logits_by_hand(model, plain, Example(prompt, answer)).argmax(dim=-1).tolist() == answer
+
+
+def test_the_references_loss_chooses_by_the_prompt_alone(
+    l2p: L2P, model: PreTrainedModel, plain: LlamaForCausalLM, small_model: Path
+) -> None:
+    answerer = Generator(model, load_tokenizer(str(small_model)), 9, 4096, Ranks(), learning_tokens=100)
+    prompts, references = [example.prompt for example in TASK.train], ["A long reference"] * 6 + ["B"] * 6
+    loss = reference_loss(lambda prompts, learner: l2p.answer(TASK, prompts, learner), prompts, references, answerer)
+    answers = [[*answerer.encode(text), answerer.tokenizer.eos_token_id][:9] for text in references]
+    examples = [Example(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    logits = torch.cat([logits_by_hand(model, plain, example) for example in examples])
+    assert loss == pytest.approx(cross_entropy(logits, torch.tensor([*chain(*answers)])).item(), rel=1e-9)
 
 
 def test_the_pull_is_the_distance_of_the_chosen_keys(l2p: L2P, model: PreTrainedModel, plain: LlamaForCausalLM) -> None:

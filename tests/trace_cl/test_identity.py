@@ -65,6 +65,7 @@ def test_what_changes_results_stands_in_the_name(overrides: str, method: str) ->
         "",
         "engine=deepspeed engine.zero_stage=3 checkpoints=all logger=tensorboard dry_run=true",
         "training.tokens_per_batch=9 evaluation.tokens_per_batch=9 benchmark.root=/somewhere",
+        "evaluation.reference_loss=false",  # is measured beside the scores
         "evaluation.zero_shot=false",  # adds the base model's scores, and changes none
         "device=cuda:1",
         "selection=layer",  # without hft

@@ -1,7 +1,9 @@
 """The loss on texts against transformers' own logits, and that measuring it changes nothing of a run."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -10,14 +12,17 @@ from typing import Any
 import pytest
 import torch
 from support import TASKS, FakeTask, results
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from trace_cl.analysis.general import general_loss, with_general_loss
+from trace_cl import run as runner
+from trace_cl.analysis.losses import general_loss, with_general_loss
 from trace_cl.analysis.text import table
 from trace_cl.data.batches import Encoder
 from trace_cl.data.embedded import general, generate
-from trace_cl.likelihood import mean_loss
-from trace_cl.strategies.base import Example
+from trace_cl.evaluation import Generator
+from trace_cl.likelihood import Unforeseen, mean_loss, reference_loss
+from trace_cl.strategies.base import Adaptable, Example
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.tiny.material import documents, text
 from trace_cl.training.model import load_tokenizer
@@ -107,3 +112,136 @@ def test_general_text_is_none_that_the_model_or_a_task_has_learned_from() -> Non
     longer = {document for document in whole if len(document) > 60}  # an echo of two words is soon drawn again
     assert len(longer) > 150
     assert not longer & pretraining
+
+
+@dataclass
+class Asked:
+    """Notes what a strategy asks."""
+
+    answerer: Generator
+    prompts: list[Sequence[int]] = field(default_factory=list)
+
+    def generate(self, prompts: Sequence[Sequence[int]], tokens: int | None = None) -> list[str]:
+        self.prompts += prompts
+        return [""] * len(prompts)
+
+    def encode(self, text: str) -> list[int]:
+        return self.answerer.encode(text)
+
+
+def by_cross_entropy(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> float:
+    """PyTorch's own, over the whole logits, one example at a time."""
+    total = 0.0
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0]
+        predicted = logits[len(prompt) - 1 : -1].double()
+        total += cross_entropy(predicted, torch.tensor(answer), reduction="sum").item()
+    return total / sum(map(len, answers))
+
+
+def losses_of(folder: Path) -> list[dict[str, float | None]]:
+    """By round, the base model's first; the fixture's three tasks."""
+    records = [json.loads((folder / "rounds" / f"round{t}.json").read_text()) for t in range(4)]
+    return [record.get("reference_loss", {}) for record in records]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("strategy=seqft", "training.tokens_per_batch=50"),
+        ("strategy=icl", "strategy.demonstrations=2"),
+        ("strategy=progressive_prompts", "strategy.prompt_tokens=3"),
+        ("strategy=p_tuning", "strategy.prefix_tokens=3"),
+        ("strategy=lfpt5", "strategy._target_=protocol.Babbling", "strategy.samples=2"),
+    ],
+    ids=lambda settings: settings[0],
+)
+def test_the_references_loss_is_that_of_the_model_as_it_answers(
+    settings: tuple[str, ...], run: Run, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind whatever the strategy puts before a prompt, with whatever it does to the model; FOMC's references, which
+    may have one token, without their ends."""
+    runs: list[runner.Run] = []
+    report = runner.Run.report
+    monkeypatch.setattr(runner.Run, "report", lambda self, *rest: runs.append(self) or report(self, *rest))  # type: ignore[func-returns-value]
+    losses = losses_of(run(*settings, "benchmark.tasks.FOMC.answer_tokens=1"))
+    going = runs[-1]
+    end = going.tokenizer.eos_token_id
+    base = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float32).eval()
+    assert [list(of_round) for of_round in losses] == [list(TASKS), *(list(TASKS[:t]) for t in (1, 2, 3))]
+    for task in going.benchmark.tasks:
+        ids = [going.tokenizer(text, add_special_tokens=False).input_ids for text in task.references]
+        answers = [each if task.name == "FOMC" else [*each, end] for each in ids]
+        asked = Asked(going.answerer(task))
+        going.strategy.answer(task, task.prompts, asked)  # type: ignore[arg-type]
+        assert losses[3][task.name] == pytest.approx(by_cross_entropy(going.model, asked.prompts, answers), rel=1e-5)
+        if "strategy=p_tuning" not in settings:  # whose prefix, as it begins, is in the model already
+            assert losses[0][task.name] == pytest.approx(by_cross_entropy(base, task.prompts, answers), rel=1e-5)
+
+
+def test_one_that_cannot_be_told_is_left_out(run: Run) -> None:
+    """Where the model is adapted to each prompt, and would have to be once more."""
+    folder = run("strategy=mbpa", "strategy.steps=1", "strategy.neighbours=2")
+    base, *rounds = losses_of(folder)
+    assert list(base) == list(TASKS)
+    assert rounds == [{}, {}, {}]
+    assert "| FOMC | " in (folder / "report.md").read_text().partition("## Loss of the references")[2]
+
+
+def test_answers_that_are_taken_over_take_their_loss_along(run: Run) -> None:
+    """The models that gave them are gone."""
+    _, first, second, third = losses_of(run("strategy=single_task"))
+    assert first["C-STANCE"] == second["C-STANCE"] == third["C-STANCE"]
+    assert second["FOMC"] == third["FOMC"]
+    assert len(set(third.values())) == 3
+
+
+def test_without_it_a_run_is_what_it_was_and_lies_where_it_lay(run: Run) -> None:
+    folder = run("evaluation.reference_loss=false", "benchmark.order=[FOMC]")
+    assert "reference_loss" not in (folder / "rounds" / "round1.json").read_text()
+    assert "Loss of the references" not in (folder / "report.md").read_text()
+    before = results(folder)
+    assert run("benchmark.order=[FOMC]") == folder, "one that was begun without it may go on with it"
+    assert results(folder) == before
+
+
+def test_what_is_no_number_is_none(small_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float64).eval()
+    model.lm_head.weight.data.fill_(math.nan)
+    assert mean_loss(model, FakeTask("A", 1).train, 100, Ranks()) is None
+
+
+PROMPTS = [[1, 5, 6], [1, 7]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ([PROMPTS], True),
+        ([[[8, *prompt] for prompt in PROMPTS]], True),
+        ([[[1, 8, 9, 5, 6], [1, 8, 9, 7]]], True),
+        ([], False),
+        ([PROMPTS, PROMPTS], False),
+        ([PROMPTS[:1], PROMPTS[1:]], False),
+        ([PROMPTS[::-1]], False),
+        ([[[1, 5, 6, 8], [1, 7, 8]]], False),
+    ],
+)
+def test_a_loss_is_told_only_where_each_prompt_is_asked_once_and_in_order(
+    asked: list[list[list[int]]], told: bool, small_model: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float64).eval()
+    answerer = Generator(model, load_tokenizer(str(small_model)), 8, 100, Ranks())
+
+    def ask(prompts: Sequence[list[int]], learner: Adaptable) -> None:
+        for each in asked:
+            assert learner.generate(each) == [""] * len(each)
+
+    if told:
+        answers = [[*answerer.encode(text), answerer.tokenizer.eos_token_id] for text in "AB"]
+        loss = reference_loss(ask, PROMPTS, ["A", "B"], answerer)
+        assert loss == pytest.approx(by_cross_entropy(model, asked[0], answers), rel=1e-9)
+    else:
+        with pytest.raises(Unforeseen):
+            reference_loss(ask, PROMPTS, ["A", "B"], answerer)

@@ -198,10 +198,11 @@ def recorded(folder: Path, figure: str) -> list[float]:
     return [step[figure] for step in steps if figure in step]
 
 
-def general_losses(folder: Path) -> list[float]:
-    """The loss on general text of the base model and after every round, where it was measured."""
+def losses(folder: Path) -> list[float]:
+    """The losses on general text and of the references, of the base model and after every round, where measured."""
     records = [json.loads((folder / "rounds" / f"round{t}.json").read_text()) for t in range(len(TASKS) + 1)]
-    return [record["general_loss"] for record in records if "general_loss" in record]
+    general = [record["general_loss"] for record in records if "general_loss" in record]
+    return [*general, *(loss for record in records for loss in record.get("reference_loss", {}).values())]
 
 
 def assert_same_run(folder: Path, reference: Path) -> None:
@@ -211,7 +212,7 @@ def assert_same_run(folder: Path, reference: Path) -> None:
         assert recorded(folder, figure) == pytest.approx(recorded(reference, figure), rel=1e-3), figure
     # A difference of what is almost alike.
     assert recorded(folder, "distillation") == pytest.approx(recorded(reference, "distillation"), rel=0.01, abs=1e-5)
-    assert general_losses(folder) == pytest.approx(general_losses(reference), rel=1e-4)
+    assert losses(folder) == pytest.approx(losses(reference), rel=1e-4)
     ours, theirs = weights(folder), weights(reference)
     assert ours.keys() == theirs.keys()
     # Weights are smaller than one; EWC's Fisher information, which lies among them, is not.

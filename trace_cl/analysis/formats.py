@@ -6,11 +6,12 @@ Information Retrieval*, section 13.2) have the classifier, with every format as 
 with a uniform distribution (their section 12.2.2), so that what occurs in no format speaks for none.
 """
 
-import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
 
 UNIFORM = 0.1
 """How much of the mixture is uniform; their advice for short texts."""
@@ -23,33 +24,42 @@ class Formats:
     references: Mapping[str, Sequence[str]]
     of: dict[str, str] = field(init=False)
     """The format of each task, named by the first task that has it."""
+    logs: pd.DataFrame = field(init=False)
+    """The logarithm of each trigram's probability: a row a trigram, the last one for those that occur in no format, and
+    a column a format."""
 
     def __post_init__(self) -> None:
+        texts = {task: list(map(plain, texts)) for task, texts in self.references.items()}
         self.of = {}
-        for task, texts in self.references.items():
-            self.of[task] = next((other for other in self.of if self._alike(texts, self.references[other])), task)
-        self._counts: dict[str, Counter[str]] = {}
-        for task, texts in self.references.items():
-            self._counts.setdefault(self.of[task], Counter()).update(gram for text in texts for gram in trigrams(text))
-        self._all = len(set().union(*self._counts.values()))
+        for task, own in texts.items():
+            self.of[task] = next((other for other in self.of if alike(own, texts[other])), task)
+        members: dict[str, list[str]] = {}
+        for task, own in texts.items():
+            members.setdefault(self.of[task], []).extend(own)
+        counts = pd.DataFrame({name: trigrams(own)[0].value_counts() for name, own in members.items()}).fillna(0)
+        counts.loc[NOWHERE] = 0
+        self.logs = ((1 - UNIFORM) * counts / counts.sum() + UNIFORM / (len(counts) - 1)).apply(np.log)
 
-    def closest(self, text: str, own: str = "") -> str:
-        """The format that makes the text most probable; the first of those that are equal, but before others `own`."""
-        grams = trigrams(text)
-        names = sorted(self._counts, key=lambda name: name != own)
-        return max(names, key=lambda name: sum(self._log_probability(gram, name) for gram in grams))
+    def closest(self, texts: Sequence[str], own: str = "") -> list[str]:
+        """Of each text the format that makes it most probable; the first of those that are equal, but before others
+        `own`."""
+        grams, starts = trigrams(list(map(plain, texts)))
+        rows = self.logs.index.get_indexer(pd.Index(grams))  # -1, the last row, for what is not there
+        names = sorted(self.logs, key=lambda name: name != own)
+        sums = [np.add.reduceat(self.logs[name].to_numpy()[rows], starts) for name in names]
+        return [names[best] for best in np.argmax(sums, axis=0)]
 
-    def _log_probability(self, gram: str, name: str) -> float:
-        counts = self._counts[name]
-        return math.log((1 - UNIFORM) * counts[gram] / counts.total() + UNIFORM / self._all)
 
-    @staticmethod
-    def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
-        """Whether most references of each also occur in the other."""
-        left, right = [plain(text) for text in one], [plain(text) for text in other]
-        return all(
-            2 * sum(text in set(there) for text in here) > len(here) for here, there in ((left, right), (right, left))
-        )
+NOWHERE = -1
+"""Stands for the trigrams that occur in no format."""
+
+
+def alike(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether most texts of each also occur in the other."""
+    return all(
+        2 * sum(text in known for text in here) > len(here)
+        for here, known in ((one, frozenset(other)), (other, frozenset(one)))
+    )
 
 
 def plain(text: str) -> str:
@@ -57,7 +67,13 @@ def plain(text: str) -> str:
     return re.sub(r"\d+", "0", text.strip())
 
 
-def trigrams(text: str) -> list[str]:
-    """Three characters each, of the text between two marks of its beginning and one of its end."""
-    marked = f"\2\2{plain(text)}\3"
-    return [marked[place : place + 3] for place in range(len(marked) - 2)]
+def trigrams(texts: Sequence[str]) -> tuple["pd.Series[int]", np.ndarray]:
+    """Three characters each, as one number, of every text between two marks of its beginning and one of its end; and
+    where among them each text's begin."""
+    marked = [f"\2\2{text}\3" for text in texts]
+    characters = np.frombuffer("".join(marked).encode("utf-32-le"), dtype=np.uint32).astype(np.int64)
+    grams = characters[:-2] << 42 | characters[1:-1] << 21 | characters[2:]  # a character has 21 bits
+    ends = np.cumsum([len(text) for text in marked])
+    within = np.ones(len(characters), dtype=bool)
+    within[ends - 1] = within[ends - 2] = False  # what begins there goes on into the next text
+    return pd.Series(grams[within[:-2]]), np.concatenate([[0], ends[:-1] - 2 * np.arange(1, len(ends))])

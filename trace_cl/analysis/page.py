@@ -17,9 +17,11 @@ import jinja2
 
 from trace_cl import metrics
 from trace_cl.analysis.abilities import DELTA, MEAN, of_run, table
+from trace_cl.analysis.forgetting import cells, learned_and_forgotten, when_learned
+from trace_cl.analysis.losses import LOSSES, loss_table
 from trace_cl.analysis.save import save
 from trace_cl.analysis.stored import StoredRun, by_method, find, find_published, folder_of_runs, last
-from trace_cl.analysis.text import RECOMPUTED, headline, identity, over_seeds
+from trace_cl.analysis.text import RECOMPUTED, headline, identity, over_seeds, texts
 from trace_cl.errors import UserError
 
 BLACK_READS_BETTER = 47
@@ -97,6 +99,17 @@ def answers(run: StoredRun, limit: int, prompts: Texts) -> dict[str, Any]:
     return {"texts": list(texts), "tasks": tasks}
 
 
+def why(run: StoredRun) -> dict[str, list[list[str]]]:
+    """What is known of a run's forgetting besides its scores, tables by caption; none of a run that kept neither
+    answers nor losses. Raises UserError for answers that are none."""
+    finished = run.tasks[: len(run.rows)]
+    found = cells(when_learned(finished, run.predictions), [len(finished)], run.predictions, run.untrained)
+    losses = loss_table(run.reference_losses, run.rows, run.tasks, run.untrained)
+    forgotten = learned_and_forgotten(run.rows, run.tasks, run.zero_shot, run.untrained, found)
+    tables = {"Learned and forgotten": forgotten if found else None, f"Loss of the references. {LOSSES}": losses}
+    return {caption: texts(frame) for caption, frame in tables.items() if frame is not None and not frame.empty}
+
+
 @cache
 def palette() -> Sequence[str]:
     """The 256 colours of heatmap.png, #rrggbb. Matplotlib is imported only where they are needed."""
@@ -132,6 +145,7 @@ def render(runs: Sequence[StoredRun], limit: int) -> str:
         groups=groups,
         summary=summary,
         abilities=ability_rows,
+        why=why,
         answers=said,
         prompts=list(prompts),
         figures=metrics.FIGURES,

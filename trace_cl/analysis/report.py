@@ -1,6 +1,7 @@
 """The result for people: the matrix as a table, report.md and its pictures."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import pandas as pd
 
 from trace_cl import metrics
 from trace_cl.analysis.abilities import section
-from trace_cl.analysis.general import sentence, with_general_loss
+from trace_cl.analysis.forgetting import WHY, Cell, cells, learned_and_forgotten, when_learned
+from trace_cl.analysis.losses import LOSSES, loss_table, reference_losses, sentence, with_general_loss
 from trace_cl.analysis.plots import Method, curves, heatmap, image
 from trace_cl.analysis.text import UNDEFINED, headline, identity, legend, markdown, render, square, table, undefined
+from trace_cl.errors import UserError
 from trace_cl.records.files import write
+from trace_cl.records.predictions import kept_answers
 from trace_cl.records.terms import findings
 
 __all__ = ["figures", "render", "write_report"]
@@ -30,18 +34,6 @@ def matrix(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> pd.DataFram
     """A run's rows as `read_matrix` gives them: indexed by round, a column a task, NaN above the diagonal."""
     filled = [[*row, *[np.nan] * (len(tasks) - len(row))] for row in rows]
     return pd.DataFrame(filled, index=range(1, len(rows) + 1), columns=list(tasks))
-
-
-def learned_and_forgotten(
-    rows: Sequence[Sequence[float]], tasks: Sequence[str], zero_shot: Mapping[str, float], untrained: Collection[int]
-) -> pd.DataFrame:
-    """A row a finished task: its score before training, after its own round if something was learned in it, and now."""
-    frame = pd.DataFrame(index=pd.Index(tasks[: len(rows)], name="task"))
-    frame["base model"] = [zero_shot.get(task, np.nan) for task in frame.index]
-    frame["learned"] = [np.nan if t in untrained else row[-1] for t, row in enumerate(rows, start=1)]
-    frame["at the end"] = list(rows[-1])
-    frame["forgotten"] = frame["learned"] - frame["at the end"]
-    return frame
 
 
 def training_of(rounds: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -88,12 +80,33 @@ def terms_of(rounds: Sequence[Mapping[str, Any]]) -> str:
     return f"\n## Terms of the method\n\n{markdown(pd.DataFrame(lines).set_index('round'))}\n\n{said}"
 
 
+def losses_of(frame: pd.DataFrame) -> str:
+    """The part on the references' losses; empty where none was measured."""
+    return "" if frame.empty else f"\n## Loss of the references\n\n{markdown(frame)}\n{paragraph(LOSSES)}"
+
+
+def paragraph(text: str) -> str:
+    """A paragraph below what stands before it; nothing of no text."""
+    return f"\n{text}\n" if text else ""
+
+
+def newest_cells(folder: Path, tasks: Sequence[str], untrained: Collection[int]) -> list[Cell]:
+    """What became of the answers to these finished tasks. None where they are not what a run writes: a run goes on
+    without them."""
+    answers = partial(kept_answers, folder)
+    try:
+        return cells(when_learned(tasks, answers), [len(tasks)], answers, untrained)
+    except UserError:
+        return []
+
+
 def write_report(
     folder: Path,
     rows: Sequence[Sequence[float]],
     tasks: Sequence[str],
     rounds: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
+    base: Mapping[str, Any] | None = None,
 ) -> None:
     """report.md and its pictures, heatmap.png and curves.png, of the finished rounds."""
     method = folder.parent.name  # with the settings that tell it from others
@@ -103,6 +116,8 @@ def write_report(
     state = "Complete" if summary["complete"] else "Unfinished"
     title = f"{name}\n{headline(values)} after {len(rows)} of {len(tasks)} rounds"
     scores = matrix(rows, tasks)
+    found = newest_cells(folder, tasks[: len(rows)], untrained)
+    losses = reference_losses(base or {}, rounds)
     write(folder / "heatmap.png", image(heatmap(scores, title)))
     write(folder / "curves.png", image(curves([Method(method, [scores])])))
     write(
@@ -125,8 +140,8 @@ Scores run from 0 to 100 (variant: {summary["variant"]}). {legend()}{sentence(su
 
 ## Learned and forgotten
 
-{markdown(learned_and_forgotten(rows, tasks, summary["zero_shot"], untrained))}
-{section(summary)}
+{markdown(learned_and_forgotten(rows, tasks, summary["zero_shot"], untrained, found))}
+{paragraph(WHY if found else "")}{losses_of(loss_table(losses, rows, tasks, untrained))}{section(summary)}
 ## Rounds
 
 {markdown(training_of(rounds))}

@@ -19,12 +19,13 @@ from typing import Any, Self, TypeVar
 import pandas as pd
 
 from trace_cl import identity, metrics
+from trace_cl.analysis.losses import Losses, reference_losses
 from trace_cl.analysis.text import reported
 from trace_cl.config import schema_defaults
 from trace_cl.errors import UserError
 from trace_cl.names import current_name
 from trace_cl.records.files import PUBLISHED, flatten, is_loss, is_score, read_json, read_matrix, read_yaml, whole
-from trace_cl.records.predictions import read_predictions, read_prompts
+from trace_cl.records.predictions import kept_answers, read_prompts
 
 T = TypeVar("T")
 
@@ -168,6 +169,11 @@ class StoredRun:
         measured, or else what the run itself has scored; empty where that is nothing."""
         return measured_in(self.folder / "abilities" / f"round{round}") or dict(self.record(round).get("abilities", {}))
 
+    @cached_property
+    def reference_losses(self) -> Losses:
+        """The loss of the references by round, the base model's first, and task."""
+        return reference_losses(self.record(0), [self.record(t) for t in self.matrix.index])
+
     def scores(self, task: str) -> dict[int, float]:
         """A task's scores by round; round 0 is the base model."""
         base = {0: self.zero_shot[task]} if task in self.zero_shot else {}
@@ -246,7 +252,7 @@ class StoredRun:
 
         Empty where they were not kept.
         """
-        return self._read(f"predictions/round{round}/{task}.jsonl", read_predictions, [])
+        return kept_answers(self.folder, round, task)
 
     def prompts(self, task: str) -> dict[int, str]:
         """The task's prompts by index; empty where they were not kept, as by runs of old."""
@@ -350,6 +356,9 @@ def plausible_round(record: dict[str, Any]) -> dict[str, Any]:
     abilities = record.get("abilities", {})
     if not isinstance(abilities, dict) or not all(map(is_score, abilities.values())):
         raise ValueError("its abilities are none")
+    losses = record.get("reference_loss", {})
+    if not isinstance(losses, dict) or not all(map(is_loss, losses.values())):
+        raise ValueError("its reference_loss is none")
     return record
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from trace_cl.analysis.general import GENERAL
+from trace_cl.analysis.losses import GENERAL
 from trace_cl.analysis.shown import Shown, cell, contradictions, heading
 from trace_cl.analysis.stored import StoredRun, finished, last
 from trace_cl.analysis.text import number, over_seeds

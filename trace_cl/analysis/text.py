@@ -107,9 +107,20 @@ def render(rows: Sequence[Sequence[float]], tasks: Sequence[str], figures: Figur
     return table(rows, tasks, figures).to_string()
 
 
+def texts(frame: pd.DataFrame) -> list[list[str]]:
+    """The lines of a frame, its header first: figures with one decimal, texts as they are, nothing where there is no
+    figure."""
+    return [
+        [str(frame.index.name), *map(str, frame.columns)],
+        *(
+            [str(name), *(v if isinstance(v, str) else "" if pd.isna(v) else f"{v:.1f}" for v in row)]
+            for name, row in zip(frame.index, frame.to_numpy(), strict=True)
+        ),
+    ]
+
+
 def markdown(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table: figures with one decimal, texts as they are, nothing where there is no figure."""
-    lines = [[str(frame.index.name), *map(str, frame.columns)], ["---", *["---:"] * len(frame.columns)]]
-    for name, row in zip(frame.index, frame.to_numpy(), strict=True):
-        lines.append([str(name), *(v if isinstance(v, str) else "" if pd.isna(v) else f"{v:.1f}" for v in row)])
+    """A frame's `texts` as a Markdown table."""
+    [header, *lines] = texts(frame)
+    lines = [header, ["---", *["---:"] * len(frame.columns)], *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -16,6 +16,7 @@ from trace_cl.choices import compose
 from trace_cl.config import check
 from trace_cl.data.benchmark import load_data
 from trace_cl.data.checks import findings, summarize
+from trace_cl.doors import leave
 from trace_cl.errors import UserError
 from trace_cl.tiny import CHECKPOINT
 
@@ -51,4 +52,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

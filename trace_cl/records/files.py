@@ -42,6 +42,7 @@ FREE = (
     "benchmark.counts",
     "training.tokens_per_batch",
     "evaluation.tokens_per_batch",
+    "evaluation.reference_loss",
     "engine",
     "model.learning_rate",
     "model.adapter_learning_rate",

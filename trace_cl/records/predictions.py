@@ -43,6 +43,12 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     return whole(path, lambda: _read_lines(path, kinds))
 
 
+def kept_answers(folder: Path, round: int, task: str) -> list[dict[str, Any]]:
+    """Those of a run's cell; none where they were not kept. Raises as `read_predictions`."""
+    path = folder / "predictions" / f"round{round}" / f"{task}.jsonl"
+    return read_predictions(path) if whole(path, path.exists) else []
+
+
 def read_prompts(path: Path) -> dict[int, str]:
     """The prompts by index. Raises UserError naming the file and the faulty line."""
     lines = whole(path, lambda: _read_lines(path, {"index": _is_index, "prompt": _is_text}))

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trace_cl.strategies.base import Batch, Model
-from trace_cl.strategies.dropout import ExampleDropout, tell
+from trace_cl.strategies.base import Batch, Model, Observer
 
 Loss = Callable[[Model, Batch], Tensor]
 """A strategy's loss: what a micro-batch adds to the step's."""
@@ -28,7 +27,7 @@ class LanguageModel(nn.Module):
         self.model = model
         self.loss = loss
         self.autocast = autocast
-        self.dropouts = [module for module in model.modules() if isinstance(module, ExampleDropout)]
+        self.observers = [module for module in model.modules() if isinstance(module, Observer)]
 
     def forward(self, batch: Batch) -> Tensor:
         """What the batch adds to the step's loss."""
@@ -41,7 +40,8 @@ class LanguageModel(nn.Module):
         It is the model's own forward pass, whose decoder hands on the hidden states of these positions as if there
         were no others: whatever the model does with them (a head, scales, soft caps) is done.
         """
-        tell(self.dropouts, batch)
+        for observer in self.observers:
+            observer.look_at(batch)
         with self.precision(), handing_on(self.model.get_decoder(), batch):
             logits: Tensor = self.model(input_ids=batch.input_ids, use_cache=False).logits
         return logits[0]
