@@ -1,14 +1,15 @@
 """How well a model foresees texts: the mean cross-entropy of their tokens, and whether it would write them itself."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from statistics import mean
 
 import torch
 from transformers import PreTrainedModel
 
-from trace_cl.data.batches import answer_tokens, collate, micro_batches, shares, within_budget
+from trace_cl.data.batches import answer_tokens, collate, shares, within_budget
 from trace_cl.evaluation import Generator
 from trace_cl.strategies.base import Adaptable, Answerer, Example
 from trace_cl.training.loss import LanguageModel
@@ -16,25 +17,28 @@ from trace_cl.training.ranks import Ranks
 from trace_cl.training.room import fitting
 
 
+def micro_batches(examples: Sequence[Example], tokens_per_batch: int, ranks: Ranks) -> list[list[int]]:
+    """The indices of this rank's share of the examples, `tokens_per_batch` tokens at a time, and then none as often as
+    it takes for every rank to go through as many: where the weights are spread over the ranks, these bring them
+    together in step."""
+    mine = shares([len(example) for example in examples], ranks.size)[ranks.rank]
+    groups = within_budget([len(examples[index]) for index in mine], tokens_per_batch)
+    most = max(count for [count] in ranks.gather([len(groups)]))
+    return [[mine[place] for place in group] for group in groups] + [[]] * (most - len(groups))
+
+
 @torch.no_grad()
 def mean_loss(model: PreTrainedModel, examples: Sequence[Example], tokens_per_batch: int, ranks: Ranks) -> float | None:
     """The mean cross-entropy over all answer tokens of the examples, in nats, the same on every rank; None where that
-    is no number.
-
-    Each rank goes through its share, `tokens_per_batch` tokens at a time, and as often as every other: where the
-    weights are spread over the ranks, these bring them together in step. Raises UserError where memory gives out.
-    """
-    mine = [examples[index] for index in shares([len(example) for example in examples], ranks.size)[ranks.rank]]
-    batches = micro_batches(mine, tokens_per_batch)
-    most = max(count for [count] in ranks.gather([len(batches)]))
+    is no number. Raises UserError where memory gives out."""
     total, objective = answer_tokens(examples), LanguageModel(model)
     loss = torch.zeros((), dtype=torch.float64, device=model.device)
-    for micro_batch in [*batches, *[[]] * (most - len(batches))]:
-        batch = collate(micro_batch, total, model.device)
+    for indices in micro_batches(examples, tokens_per_batch, ranks):
+        batch = collate([examples[index] for index in indices], total, model.device)
         with fitting(batch, model):
             loss += objective(batch)
-    mean = ranks.sum(loss).item()
-    return mean if math.isfinite(mean) else None
+    found = ranks.sum(loss).item()
+    return found if math.isfinite(found) else None
 
 
 @torch.no_grad()
@@ -42,20 +46,28 @@ def written(model: PreTrainedModel, examples: Sequence[Example], tokens_per_batc
     """Of each example whether greedy decoding of its prompt begins with its answer, the same on every rank.
 
     It does where every token of the answer is the likeliest after those before it, so that one forward pass tells.
-    Batched, and raising, as `mean_loss`.
+    Raises UserError where memory gives out.
     """
-    mine = shares([len(example) for example in examples], ranks.size)[ranks.rank]
-    groups = within_budget([len(examples[index]) for index in mine], tokens_per_batch)
-    most = max(count for [count] in ranks.gather([len(groups)]))
-    objective, found = LanguageModel(model), list[tuple[int, bool]]()
-    for group in [*groups, *[[]] * (most - len(groups))]:
-        batch = collate([examples[mine[place]] for place in group], 1, model.device)
+    objective, found = LanguageModel(model), dict[int, bool]()
+    for indices in micro_batches(examples, tokens_per_batch, ranks):
+        batch = collate([examples[index] for index in indices], 1, model.device)
         with fitting(batch, model):
             right = objective.logits(batch).argmax(-1) == batch.targets
-        answers = right.split([len(example.answer) for example in batch.examples])
-        found += [(mine[place], bool(answer.all())) for place, answer in zip(group, answers, strict=True)]
-    by_index = dict(chain(*ranks.gather(found)))
+        answers = right.split([len(examples[index].answer) for index in indices])
+        found |= {index: bool(answer.all()) for index, answer in zip(indices, answers, strict=True)}
+    by_index = dict(chain(*ranks.gather(list(found.items()))))
     return [by_index[index] for index in range(len(examples))]
+
+
+def share_written(
+    model: PreTrainedModel, exercises: Mapping[str, Sequence[Example]], tokens_per_batch: int, ranks: Ranks
+) -> dict[str, float]:
+    """By name how many of its exercises are `written`, of a hundred; all in one pass."""
+    names = [name for name, several in exercises.items() for _ in several]
+    done: dict[str, list[bool]] = {name: [] for name in exercises}
+    for name, right in zip(names, written(model, [*chain(*exercises.values())], tokens_per_batch, ranks), strict=True):
+        done[name].append(right)
+    return {name: 100 * mean(right) for name, right in done.items()}
 
 
 Ask = Callable[[Sequence[list[int]], Adaptable], object]

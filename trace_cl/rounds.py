@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
-from statistics import mean
 from time import perf_counter
 from typing import Any
 
@@ -27,7 +26,7 @@ from trace_cl.data.batches import answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
-from trace_cl.likelihood import Unforeseen, mean_loss, reference_loss, written
+from trace_cl.likelihood import Unforeseen, mean_loss, reference_loss, share_written
 from trace_cl.records.answers import Answers
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, score_curves, training_curves
@@ -320,7 +319,7 @@ class Run:
                 scores.setdefault(variant, {})[task.name] = figure
             losses |= self.reference_loss(round, task, unchanged=task.name in given)
             self.progress.evaluated(round, task.name)
-        measured = {**({"reference_loss": losses} if losses else {}), **self.general_loss(), **self.abilities()}
+        measured = {**({"reference_loss": losses} if losses else {}), **self.general()}
         return {"scores": scores, **measured, "evaluation_seconds": to_ms(perf_counter() - began)}
 
     def reference_loss(self, round: int, task: Task, unchanged: bool) -> dict[str, float | None]:
@@ -343,25 +342,18 @@ class Run:
         except Unforeseen:
             return {}
 
-    def general_loss(self) -> dict[str, float | None]:
-        """The loss on general text, as the model is now; None where that is no number, and nothing where there is no
-        such text."""
-        if not self.benchmark.general:
-            return {}
-        tokens = self.config.training.tokens_per_batch
-        return {"general_loss": mean_loss(self.model, self.benchmark.general, tokens, self.ranks)}
-
-    def abilities(self) -> dict[str, dict[str, float]]:
-        """How many exercises in each general ability the model now does, of a hundred; nothing where there are none."""
-        exercises = [(name, each) for name, several in self.benchmark.abilities.items() for each in several]
-        if not exercises:
-            return {}
-        budget = self.config.training.tokens_per_batch
-        done = written(self.model, [exercise for _, exercise in exercises], budget, self.ranks)
-        by_name: dict[str, list[bool]] = {}
-        for (name, _), right in zip(exercises, done, strict=True):
-            by_name.setdefault(name, []).append(right)
-        return {"abilities": {name: 100 * mean(right) for name, right in by_name.items()}}
+    def general(self) -> dict[str, Any]:
+        """What is measured of the model as it is now besides its tasks: the loss on general text (None where that is no
+        number), and general abilities. Nothing where the benchmark has no such thing."""
+        texts, exercises, tokens = (
+            self.benchmark.general,
+            self.benchmark.abilities,
+            self.config.training.tokens_per_batch,
+        )
+        return {
+            **({"general_loss": mean_loss(self.model, texts, tokens, self.ranks)} if texts else {}),
+            **({"abilities": share_written(self.model, exercises, tokens, self.ranks)} if exercises else {}),
+        }
 
     def asked_for(self, round: int, task: Task) -> list[Prediction]:
         """A task's answers now, each rank its share of the examples; before any round (0) those of the model alone."""
