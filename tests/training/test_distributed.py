@@ -41,7 +41,11 @@ pytestmark = pytest.mark.distributed
 METHODS = {
     "seqft": (),
     "seqft+hft": ("hft=true",),
-    "seqft+hft general": ("hft=true", "benchmark.general=trace_cl.data.embedded.general.generate"),
+    "seqft+hft general": (
+        "hft=true",
+        "benchmark.general=trace_cl.data.embedded.general.generate",
+        "benchmark.abilities=trace_cl.data.embedded.abilities.generate",
+    ),
     "gem": ("strategy=gem",),
     "gem+hft": ("strategy=gem", "hft=true"),
     "replay": ("strategy=replay",),
@@ -199,10 +203,11 @@ def recorded(folder: Path, figure: str) -> list[float]:
 
 
 def losses(folder: Path) -> list[float]:
-    """The losses on general text and of the references, of the base model and after every round, where measured."""
+    """What was measured beside the scores, of the base model and after every round: losses, and general abilities."""
     records = [json.loads((folder / "rounds" / f"round{t}.json").read_text()) for t in range(len(TASKS) + 1)]
     general = [record["general_loss"] for record in records if "general_loss" in record]
-    return [*general, *(loss for record in records for loss in record.get("reference_loss", {}).values())]
+    beside = (record.get(key, {}) for record in records for key in ("reference_loss", "abilities"))
+    return [*general, *(value for values in beside for value in values.values())]
 
 
 def assert_same_run(folder: Path, reference: Path) -> None:
