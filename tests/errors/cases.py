@@ -346,6 +346,11 @@ SECTIONS = {
             'os.getcwd: must be a non-empty array of {"prompt": …, "answer": …}, not a text',
         ),
         Case(
+            "exercises in no ability",
+            "benchmark.abilities=os.getcwd",
+            'os.getcwd: must give rows by ability, as in {"facts": [{…}, …]}, not a text',
+        ),
+        Case(
             "a generator gives other tasks",
             "benchmark.source=generated benchmark.generator=builtins.dict",
             "builtins.dict gives no train split of C-STANCE: every task needs train, eval, test",
