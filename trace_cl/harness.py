@@ -114,8 +114,9 @@ class Harness:
         name = ability.task if isinstance(ability.task, str) else ability.task["task"]
         if ability.runs_code:
             os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # the library that executes it asks for this word too
+        manager = self.manager
         try:
-            tasks = self.manager.load([ability.task])["tasks"]
+            tasks = manager.load([ability.task])["tasks"]
         except KeyError as error:
             raise UserError(
                 f"--task {name}: the harness knows no such task, group or tag; `lm_eval ls tasks` lists them"

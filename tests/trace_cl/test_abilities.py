@@ -166,6 +166,16 @@ def test_what_is_wrong_is_said_before_anything_is_measured(
     assert not (folder / "abilities").exists()
 
 
+def test_without_the_harness_it_is_said_how_to_install_it(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    assert abilities.main([str(small_model), "--task", "parts"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: abilities are measured by the lm-evaluation-harness")
+    assert "pip install 'trace-cl[abilities]'" in said
+
+
 @pytest.mark.parametrize("method", [("strategy=progressive_prompts",), ("strategy=mbpa", "hft=true")])
 def test_a_method_that_answers_with_more_than_its_model_is_refused(
     run: Run, tasks: Path, method: tuple[str, ...], capsys: pytest.CaptureFixture[str]
