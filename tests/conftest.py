@@ -2,19 +2,36 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from support import TASKS, compose
+from support import TASKS, compose, no_pictures
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from trace_cl.analysis import report
 from trace_cl.build import build_strategy
 from trace_cl.identity import run_folder
 from trace_cl.run import start
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.model import load_tokenizer
+
+DRAWN = report.pictures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undrawn() -> Iterator[None]:
+    """A run leaves no pictures but where a test asks for them (`drawn`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "pictures", no_pictures)
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run draws its pictures, as anybody's does."""
+    monkeypatch.setattr(report, "pictures", DRAWN)
 
 
 @pytest.fixture(scope="session")

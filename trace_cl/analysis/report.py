@@ -87,6 +87,11 @@ def terms_of(rounds: Sequence[Mapping[str, Any]]) -> str:
     return f"\n## Terms of the method\n\n{markdown(pd.DataFrame(lines).set_index('round'))}\n\n{said}"
 
 
+def pictures(method: str, title: str, scores: pd.DataFrame) -> dict[str, bytes]:
+    """The pictures that report.md shows, by their files' names."""
+    return {"heatmap.png": image(heatmap(scores, title)), "curves.png": image(curves([Method(method, [scores])]))}
+
+
 def write_report(
     folder: Path,
     rows: Sequence[Sequence[float]],
@@ -101,9 +106,8 @@ def write_report(
     values = figures(rows, untrained)
     state = "Complete" if summary["complete"] else "Unfinished"
     title = f"{name}\n{headline(values)} after {len(rows)} of {len(tasks)} rounds"
-    scores = matrix(rows, tasks)
-    write(folder / "heatmap.png", image(heatmap(scores, title)))
-    write(folder / "curves.png", image(curves([Method(method, [scores])])))
+    for file, picture in pictures(method, title, matrix(rows, tasks)).items():
+        write(folder / file, picture)
     write(
         folder / "report.md",
         f"""# {name}
