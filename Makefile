@@ -33,7 +33,7 @@ bench: .venv/ready ## speed of training and scoring, as ratios; ARGS="benchmark=
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 # A worker a core, with one thread each: the models of the tests gain nothing from a second one, and workers that have
-# more threads together than there are cores slow each other tenfold.
+# more threads together than there are cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
 
 test: .venv/ready ## the tests; ARGS="-k name"
