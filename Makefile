@@ -46,10 +46,10 @@ test-trainers: .venv/ready ## HFT in the trainers of transformers and TRL
 	$(PYTEST) -m "trainers and not distributed" $(ARGS)
 
 test-distributed: .venv/ready ## what two ranks do, against one device
-	$(PYTEST) --dist=loadgroup -m "distributed and not whole_grid" $(ARGS)
+	$(PYTEST) --dist=loadfile -m "distributed and not whole_grid" $(ARGS)
 
 test-grid: .venv/ready ## the same, with every method under every stage of ZeRO
-	$(PYTEST) --dist=loadgroup -m distributed $(ARGS)
+	$(PYTEST) --dist=loadfile -m distributed $(ARGS)
 
 KILLS ?= 100
 test-crash: .venv/ready ## runs killed a hundred times, at each of their writes an error, two starters; KILLS=12 for fewer
