@@ -32,27 +32,31 @@ report: .venv/ready ## all runs on one page, runs/report.html; ARGS="--runs DIR 
 bench: .venv/ready ## speed of training and scoring, as ratios; ARGS="benchmark=trace benchmark.max_test=20"
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 
+# A worker a core, with one thread each: the models of the tests gain nothing from a second one, and workers that have
+# more threads together than there are cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
+
 test: .venv/ready ## the tests; ARGS="-k name"
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-methods: .venv/ready ## every method in a whole run, killed and continued
-	$(BIN)/python -m pytest -m methods $(ARGS)
+	$(PYTEST) -m methods $(ARGS)
 
 test-trainers: .venv/ready ## HFT in the trainers of transformers and TRL
-	$(BIN)/python -m pytest -m "trainers and not distributed" $(ARGS)
+	$(PYTEST) -m "trainers and not distributed" $(ARGS)
 
 test-distributed: .venv/ready ## what two ranks do, against one device
-	$(BIN)/python -m pytest -m "distributed and not whole_grid" $(ARGS)
+	$(PYTEST) --dist=loadfile -m "distributed and not whole_grid" $(ARGS)
 
 test-grid: .venv/ready ## the same, with every method under every stage of ZeRO
-	$(BIN)/python -m pytest -m distributed $(ARGS)
+	$(PYTEST) --dist=loadfile -m distributed $(ARGS)
 
 KILLS ?= 100
 test-crash: .venv/ready ## runs killed a hundred times, at each of their writes an error, two starters; KILLS=12 for fewer
-	KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/crash -m "crash or not crash" $(ARGS)
+	KILLS=$(KILLS) $(PYTEST) tests/crash -m "crash or not crash" $(ARGS)
 
 test-fuzz: .venv/ready ## a hundred thousand mutated files, of a benchmark and of a run
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz $(ARGS)
+	$(PYTEST) -m fuzz $(ARGS)
 
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .

@@ -31,8 +31,9 @@ from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import engines
 from trace_cl.training import layout as layouts
 from trace_cl.training.engine import Optimization
+from trace_cl.training.layout import device_and_dtype
 from trace_cl.training.memory import Memory, activations, largest_micro_batch
-from trace_cl.training.model import build_on_meta, device_and_dtype, load_tokenizer
+from trace_cl.training.model import build_on_meta, load_tokenizer
 from trace_cl.training.ranks import Ranks
 
 STEPS = 8

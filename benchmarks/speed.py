@@ -26,7 +26,8 @@ from trace_cl.data.benchmark import Task, load_data, prepare
 from trace_cl.evaluation import generate
 from trace_cl.strategies.base import Example
 from trace_cl.training.engine import Optimization
-from trace_cl.training.model import device_and_dtype, load_model, load_tokenizer, locate
+from trace_cl.training.layout import device_and_dtype
+from trace_cl.training.model import load_model, load_tokenizer, locate
 from trace_cl.training.torch_engine import TorchEngine, TorchLearner
 
 TURNS = 3

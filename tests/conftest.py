@@ -1,25 +1,44 @@
-"""What the end-to-end tests run: a model of a few thousand parameters on a benchmark of a few rows."""
+"""What the end-to-end tests run: a model of a few thousand parameters on a benchmark of a few rows.
+
+What takes long to import is imported by the fixtures that use it: who hands the tests to the workers needs none of it.
+"""
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from support import TASKS, compose
-from transformers import LlamaConfig, LlamaForCausalLM
+from support import TASKS, compose, no_pictures
 
-from trace_cl.build import build_strategy
-from trace_cl.identity import run_folder
-from trace_cl.run import start
+from trace_cl.analysis import report
 from trace_cl.tiny import CHECKPOINT
-from trace_cl.training.model import load_tokenizer
+
+DRAWN = report.pictures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undrawn() -> Iterator[None]:
+    """A run leaves no pictures but where a test asks for them (`drawn`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "pictures", no_pictures)
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run draws its pictures, as anybody's does."""
+    monkeypatch.setattr(report, "pictures", DRAWN)
 
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 53,000 parameters, most of them embeddings, with the shipped tokenizer, in Hugging Face layout."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trace_cl.training.model import load_tokenizer
+
     tokenizer = load_tokenizer(str(CHECKPOINT))
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -57,6 +76,9 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, small_model: Path, small_root: Path) -> Callable[..., Path]:
     """Start a run of the small model on the small benchmark; gives its directory, whose method begins with `method`."""
+    from trace_cl.build import build_strategy
+    from trace_cl.identity import run_folder
+    from trace_cl.run import start
 
     def start_run(*overrides: str, method: str = "") -> Path:
         config = compose(

@@ -2,7 +2,9 @@
 
 import gc
 import json
+import multiprocessing
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from support import Killed, killed_at
-from torch.multiprocessing.spawn import spawn
+from support import PRELOADED, Killed, killed_at, no_pictures
+from torch.multiprocessing.spawn import start_processes
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -22,6 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from trace_cl.analysis import report
 from trace_cl.data.batches import collate
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator
@@ -45,7 +48,10 @@ def on_two_ranks(function: Callable[..., object], *arguments: object) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    spawn(_as_rank, (2, port, function, arguments), nprocs=2)
+    multiprocessing.set_forkserver_preload([*PRELOADED, "transformers.trainer"])
+    with pytest.MonkeyPatch.context() as here:
+        here.setenv("OMP_NUM_THREADS", "1")  # a process with more than one thread cannot be forked safely
+        start_processes(_as_rank, (2, port, function, arguments), nprocs=2, start_method="forkserver")
 
 
 def _as_rank(rank: int, size: int, port: int, function: Callable[..., object], arguments: Sequence[object]) -> None:
@@ -53,6 +59,8 @@ def _as_rank(rank: int, size: int, port: int, function: Callable[..., object], a
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
+    gc.freeze()  # what is imported is nothing of the runs, after each round of which garbage is looked for
+    vars(report).update(pictures=no_pictures)
     function(*arguments)
     leave()
 
@@ -71,6 +79,13 @@ def start_and_end_in_round_2(configs: Sequence[dict[str, Any]], afterwards: Sequ
             with pytest.raises(Killed):
                 start(OmegaConf.create(config))
     start_all(afterwards)
+
+
+def start_and_be_refused(configs: Sequence[dict[str, Any]], sentence: str) -> None:
+    """Runs that every rank ends with this sentence."""
+    for config in configs:
+        with pytest.raises(UserError, match=re.escape(sentence)):
+            start(OmegaConf.create(config))
 
 
 def model_of(**sizes: Any) -> PreTrainedModel:

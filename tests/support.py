@@ -1,4 +1,7 @@
-"""What the tests share: composing a configuration, killing a run, and what two runs must share."""
+"""What the tests share: composing a configuration, killing a run, and what two runs must share.
+
+It imports no PyTorch: neither who hands the tests to the workers nor who stands in for a run needs it from here.
+"""
 
 import json
 import os
@@ -7,19 +10,34 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import hydra
 import pytest
 from omegaconf import DictConfig
 
 from trace_cl.config import CONF_DIR
-from trace_cl.strategies.base import Answerer, Example
+
+if TYPE_CHECKING:
+    from trace_cl.strategies.base import Answerer, Example
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 TASKS = ("C-STANCE", "FOMC", "MeetingBank")
+
+PRELOADED = (
+    "trace_cl.command",
+    "trace_cl.launch.processes",
+    "trace_cl.run",
+    "deepspeed",
+    "matplotlib.backends.backend_agg",
+    "peft",
+    "qpsolvers",
+    "rouge_score.rouge_scorer",
+    "transformers.models.llama.modeling_llama",
+)
+"""What a server has imported from which whole runs are forked: that takes six seconds, a run two."""
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -85,6 +103,11 @@ def only_run(runs: Path) -> Path:
     return folder
 
 
+def no_pictures(*_: object) -> dict[str, bytes]:
+    """What a run draws of its result: nothing, where its pictures would take longer than its training."""
+    return {}
+
+
 class Mute:
     """An answerer of which nothing is expected: a double says what it does say itself."""
 
@@ -97,7 +120,7 @@ class Mute:
     def encode(self, text: str) -> list[int]:
         raise AssertionError("nobody was to ask for tokens")
 
-    def adapted(self, examples: Sequence[Example], steps: int, rate: float, pull: float) -> Answerer:
+    def adapted(self, examples: Sequence["Example"], steps: int, rate: float, pull: float) -> "Answerer":
         raise AssertionError("nobody was to adapt")
 
 
@@ -109,9 +132,11 @@ class FakeTask:
     seed: int
     epochs: int = 1
     answer_tokens: int = 8
-    train: list[Example] = field(init=False)
+    train: list["Example"] = field(init=False)
 
     def __post_init__(self) -> None:
+        from trace_cl.strategies.base import Example
+
         draw = Random(self.seed)
         self.train = [
             Example([draw.randrange(1, 999) for _ in range(draw.randrange(2, 20))], [draw.randrange(1, 99)] * 3)

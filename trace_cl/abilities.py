@@ -26,7 +26,8 @@ from trace_cl.harness import PAPER, Ability, Harness
 from trace_cl.records.files import as_json, read_json
 from trace_cl.records.seal import SEAL, unsealed
 from trace_cl.restored import check_alone, checkpoint_after, config_of, model_after
-from trace_cl.training.model import device_and_dtype, load_model, load_tokenizer, locate
+from trace_cl.training.layout import device_and_dtype
+from trace_cl.training.model import load_model, load_tokenizer, locate
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

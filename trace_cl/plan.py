@@ -27,7 +27,7 @@ from trace_cl.training import engines
 from trace_cl.training import layout as layouts
 from trace_cl.training.folder import build_on_meta, of_sizes, read_config
 from trace_cl.training.free_memory import FreeMemory, measure
-from trace_cl.training.layout import ROOM, Layout
+from trace_cl.training.layout import ROOM, Layout, device_and_dtype
 from trace_cl.training.memory import (
     CONTEXT,
     Memory,
@@ -39,7 +39,6 @@ from trace_cl.training.memory import (
 from trace_cl.training.model import (
     check_positions,
     count,
-    device_and_dtype,
     frozen_modules,
     load_tokenizer,
     locate,

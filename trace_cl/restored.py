@@ -17,7 +17,8 @@ from trace_cl.records.files import read_yaml
 from trace_cl.records.journal import CHECKPOINT
 from trace_cl.records.seal import SEAL, opened, unsealed
 from trace_cl.strategies.base import Round, Strategy
-from trace_cl.training.model import device_and_dtype, load_model, load_tokenizer, locate
+from trace_cl.training.layout import device_and_dtype
+from trace_cl.training.model import load_model, load_tokenizer, locate
 
 
 def checkpoint_after(run: StoredRun, round: int) -> Path | None:

@@ -33,10 +33,10 @@ from trace_cl.strategies.streams import stream
 from trace_cl.training import engines
 from trace_cl.training.engine import Optimization
 from trace_cl.training.folder import build_on_meta, read_config
+from trace_cl.training.layout import device_and_dtype
 from trace_cl.training.model import (
     check_positions,
     cut_matters,
-    device_and_dtype,
     is_spread,
     load_model,
     load_tokenizer,

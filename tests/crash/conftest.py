@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crash.harness import PRELOADED, Reference, Runs, undisturbed
+from crash.harness import Reference, Runs, undisturbed
+from support import PRELOADED
 
 TASKS = ("C-STANCE", "FOMC", "MeetingBank")
 

@@ -18,17 +18,6 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-PRELOADED = (
-    "deepspeed",
-    "matplotlib.backends.backend_agg",
-    "peft",
-    "qpsolvers",
-    "rouge_score.rouge_scorer",
-    "transformers.models.llama.modeling_llama",
-    "trace_cl.command",
-    "trace_cl.launch.processes",
-)
-
 CLOCKS = {"seconds", "evaluation_seconds", "sha256"}
 """What two runs of one configuration do not share: times, and a file's checksum of itself, times included."""
 

@@ -26,6 +26,7 @@ from trace_cl.training.torch_engine import TorchLearner
 Run = Callable[..., Path]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_what_a_run_leaves(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run()
     frame = pd.read_csv(folder / "matrix.csv")

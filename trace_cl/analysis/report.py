@@ -100,6 +100,11 @@ def newest_cells(folder: Path, tasks: Sequence[str], untrained: Collection[int])
         return []
 
 
+def pictures(method: str, title: str, scores: pd.DataFrame) -> dict[str, bytes]:
+    """The pictures that report.md shows, by their files' names."""
+    return {"heatmap.png": image(heatmap(scores, title)), "curves.png": image(curves([Method(method, [scores])]))}
+
+
 def write_report(
     folder: Path,
     rows: Sequence[Sequence[float]],
@@ -115,11 +120,10 @@ def write_report(
     values = figures(rows, untrained)
     state = "Complete" if summary["complete"] else "Unfinished"
     title = f"{name}\n{headline(values)} after {len(rows)} of {len(tasks)} rounds"
-    scores = matrix(rows, tasks)
     found = newest_cells(folder, tasks[: len(rows)], untrained)
     losses = reference_losses(base or {}, rounds)
-    write(folder / "heatmap.png", image(heatmap(scores, title)))
-    write(folder / "curves.png", image(curves([Method(method, [scores])])))
+    for file, picture in pictures(method, title, matrix(rows, tasks)).items():
+        write(folder / file, picture)
     write(
         folder / "report.md",
         f"""# {name}

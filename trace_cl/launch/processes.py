@@ -1,6 +1,7 @@
 """Starting a run: in this process, or as one process a device on this machine.
 
-Under torchrun, srun or the deepspeed launcher the ranks are there already, and this process is one of them.
+Under torchrun, srun or the deepspeed launcher the ranks are there already, and this process is one of them. What a run
+is made of takes seconds to import: that is left to the processes that do one.
 """
 
 import json
@@ -23,7 +24,6 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is do
 
 from trace_cl.config import as_dict, check, only_planned
 from trace_cl.errors import UserError
-from trace_cl.run import start
 from trace_cl.signals import ENDING, Stopped, listening, signals
 from trace_cl.training.layout import processes
 from trace_cl.training.ranks import after_the_first, leave, started_by_others
@@ -50,6 +50,8 @@ def launch(config: DictConfig) -> None:
             raise UserError(f"engine.processes={count} is more than this machine's GPUs ({gpus}): lower it")
         _on_this_machine(count, config)
         return
+    from trace_cl.run import start
+
     try:
         start(config)
     except Stopped:
@@ -152,6 +154,8 @@ def be_a_rank(folder: str) -> None:
         signal.signal(each, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     try:
+        from trace_cl.run import start
+
         start(OmegaConf.create(json.loads(Path(folder, "config.json").read_text())))
         leave()
     except Stopped as stopped:

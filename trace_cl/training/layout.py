@@ -1,4 +1,7 @@
-"""On how many devices a round's tensors are spread, and how: what the settings of an engine come to."""
+"""On how many devices a round's tensors are spread, and how: what the settings of an engine come to.
+
+It loads no model, and imports nothing that does: who starts the ranks of a run has to know no more.
+"""
 
 from dataclasses import dataclass
 
@@ -6,7 +9,6 @@ import torch
 
 from trace_cl.config import EngineConfig
 from trace_cl.errors import UserError
-from trace_cl.training.model import device_and_dtype
 
 ROOM = 0.75
 """Under stage 3 a whole copy of the weights, to answer with, may take this share of a device's free memory; answering
@@ -25,6 +27,23 @@ class Layout:
     def held_in_fp32(self, dtype: torch.dtype) -> bool:
         """Whether what learns is itself held in fp32, not as a copy in the optimizer."""
         return self.stage == 0 and dtype == torch.bfloat16
+
+
+def device_and_dtype(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+    """`auto` is the GPU where there is one; by default weights are bf16 there and fp32 on the CPU.
+
+    Raises UserError for a GPU that is not there.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    elif device != "cpu" and int(device.partition(":")[2] or 0) >= gpus:
+        raise UserError(
+            f"device={device}: PyTorch finds {gpus or 'no'} GPU{'s' * (gpus != 1)} on this machine; "
+            "set device=cpu, or leave it at auto"
+        )
+    types = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    return torch.device(device), types[dtype or ("fp32" if device == "cpu" else "bf16")]
 
 
 def processes(settings: EngineConfig, device: str) -> int:

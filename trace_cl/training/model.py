@@ -104,23 +104,6 @@ def _hub_is_unreachable() -> OSError | None:
     return None
 
 
-def device_and_dtype(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype]:
-    """`auto` is the GPU where there is one; by default weights are bf16 there and fp32 on the CPU.
-
-    Raises UserError for a GPU that is not there.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        device = "cuda" if gpus else "cpu"
-    elif device != "cpu" and int(device.partition(":")[2] or 0) >= gpus:
-        raise UserError(
-            f"device={device}: PyTorch finds {gpus or 'no'} GPU{'s' * (gpus != 1)} on this machine; "
-            "set device=cpu, or leave it at auto"
-        )
-    types = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    return torch.device(device), types[dtype or ("fp32" if device == "cpu" else "bf16")]
-
-
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder. Raises UserError where there is none, none with an end-of-sequence token, or one of
     more tokens than the model beside it has."""
