@@ -135,9 +135,9 @@ def abilities_meant(options: argparse.Namespace) -> list[Ability]:
     """What to measure: the paper's nine, or the tasks that are named. One that would execute what a model has written
     is left out, with a word, unless that is asked for."""
     named = [task.partition(":")[::2] for task in options.task]
-    abilities = [Ability(task, task, figure, options.shots) for task, figure in named] or list(PAPER)
-    if options.limit is not None:
-        abilities = [replace(ability, limit=options.limit) for ability in abilities]
+    abilities = [Ability(task, task, figure, runs_code=options.run_code) for task, figure in named] or list(PAPER)
+    asked = {key: value for key in ("shots", "limit") if (value := getattr(options, key)) is not None}
+    abilities = [replace(ability, **asked) for ability in abilities]
     kept = [ability for ability in abilities if options.run_code or not ability.runs_code]
     for ability in abilities:
         if ability not in kept:

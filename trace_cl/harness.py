@@ -126,6 +126,8 @@ class Harness:
             raise UserError(
                 f"{name} cannot be loaded ({reason}): fetch its data where there is a network, or leave it out"
             ) from error
+        if not ability.runs_code and any(getattr(task, "UNSAFE_CODE", False) for task in tasks.values()):
+            raise UserError(f"--task {name} executes code that the model has written: add --run-code where that may be")
         figures = sorted({figure for task in tasks.values() for figure in _figures(task.config)})
         if ability.figure in figures or not figures:
             return ability

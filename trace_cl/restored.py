@@ -29,7 +29,6 @@ def checkpoint_after(run: StoredRun, round: int) -> Path | None:
         return None
     for folder in (run.folder / CHECKPOINT, run.folder / f"{CHECKPOINT}-round{learned}"):
         if (folder / SEAL).exists() and unsealed(folder / SEAL)["round"] == learned:
-            opened(folder)
             return folder
     raise UserError(
         f"{run.folder}: the weights after round {round} are gone: a run keeps every round's with checkpoints=all"
@@ -50,11 +49,13 @@ def model_after(run: StoredRun, round: int, device: str) -> tuple[PreTrainedMode
     """The model as the run answered with it after this round (0: the base model), and its tokenizer, on a device
     (`auto`: a GPU where there is one).
 
-    Raises UserError where its weights are gone.
+    Raises UserError where its weights are gone, or not what the run wrote.
     """
     config = config_of(run)
     strategy = build_strategy(config)
     checkpoint = checkpoint_after(run, round)
+    if checkpoint is not None:
+        opened(checkpoint)
     place, dtype = device_and_dtype(device, config.model.dtype)
     base = locate(config.model.source, config.model.path)
 

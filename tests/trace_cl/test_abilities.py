@@ -50,8 +50,9 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
     ]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, more in (("parts", ""), ("facts", ""), ("both", ", {metric: acc_norm}")):
+    for name, more in (("parts", ""), ("facts", ""), ("both", ", {metric: acc_norm}"), ("code", "")):
         (folder / f"{name}.yaml").write_text(CHOICE.format(name=name, folder=folder, more=more))
+    (folder / "code.yaml").open("a").write("unsafe_code: true\n")
     (folder / "skills.yaml").write_text(
         "group: skills\ntask: [parts, facts]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
     )
@@ -153,6 +154,7 @@ def test_an_adapters_run_is_measured_with_its_adapter(run: Run, tasks: Path, sma
     [
         (["--task", "both"], "--task both has the figures acc,none; acc_norm,none: name one, as in both:acc,none"),
         (["--task", "parts:f1,none"], "--task parts has the figures acc,none and not f1,none"),
+        (["--task", "code"], "--task code executes code that the model has written: add --run-code where that may be"),
         (["--task", "parts", "--round", "4"], "--round 4 is not last, all, or a finished round from 0 to 3"),
         (["--task", "parts", "--round", "2"], "the weights after round 2 are gone: a run keeps every round's with"),
     ],
