@@ -8,6 +8,7 @@ from statistics import mean
 
 import pytest
 
+from trace_cl.analysis.stored import StoredRun
 from trace_cl.analysis.tables import main
 from trace_cl.records.files import PUBLISHED, as_json, write
 
@@ -67,6 +68,7 @@ def test_ours_stand_beside_the_nine_where_they_are_the_same(tmp_path: Path, caps
     row = shown(capsys)["SeqFT (llama2-chat-7b)"]
     assert row[0] == "10.0 / 35.5 / -25.5"
     assert row[-3:] == ["50.0 / 21.4 / +28.6", "50.0", "–"], "the base model was not asked for the nine"
+    assert StoredRun.at(folder).abilities(0) == {}, "what was measured and what the run has scored do not mix"
 
 
 def test_a_score_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

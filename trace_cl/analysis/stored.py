@@ -166,8 +166,12 @@ class StoredRun:
 
     def abilities(self, round: int) -> dict[str, float]:
         """General abilities after the round (0: the base model's), from 0 to 100: what `trace_cl.abilities` has
-        measured, or else what the run itself has scored; empty where that is nothing."""
-        return measured_in(self.folder / "abilities" / f"round{round}") or dict(self.record(round).get("abilities", {}))
+        measured of the run, or, where it has never measured any, what the run itself has scored, which may bear the
+        same names; empty where that is nothing."""
+        measured = self.folder / "abilities"
+        if whole(measured, measured.is_dir):
+            return measured_in(measured / f"round{round}")
+        return dict(self.record(round).get("abilities", {}))
 
     @cached_property
     def reference_losses(self) -> Losses:
