@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import results
+from support import compose, results
 from transformers import AutoModelForCausalLM
 
 from trace_cl.analysis.abilities import delta, table
 from trace_cl.data.batches import Encoder
+from trace_cl.data.benchmark import load_data, prepare
 from trace_cl.data.embedded import abilities, generate
 from trace_cl.likelihood import written
 from trace_cl.metrics import general_ability_delta, overall_ability
@@ -43,6 +44,17 @@ def test_what_is_written_is_what_greedy_decoding_begins_with(tokens_per_batch: i
         decoded.append(answer.tolist() == example.answer)
     assert 0 < sum(decoded) < len(decoded)
     assert written(model, examples, tokens_per_batch, Ranks()) == decoded
+
+
+def test_an_exercise_is_what_the_benchmark_gives_and_no_end_is_asked_for() -> None:
+    benchmark = compose().benchmark
+    encoder = Encoder(load_tokenizer(str(CHECKPOINT)), total_tokens=1536, prompt_tokens=1024)
+    prepared = prepare(benchmark, load_data(benchmark, instructions=False), "test", encoder).abilities
+    assert {ability: len(several) for ability, several in prepared.items()} == dict.fromkeys(abilities.generate(), 20)
+    for ability, rows in abilities.generate().items():
+        for row, exercise in zip(rows, prepared[ability], strict=True):
+            assert encoder.tokenizer.decode(exercise.answer) == row["answer"]
+            assert encoder.tokenizer.decode(exercise.prompt, skip_special_tokens=True) == row["prompt"]
 
 
 def test_a_run_records_them_and_is_otherwise_what_it_was(
