@@ -342,8 +342,10 @@ def test_the_papers_nine_are_measured_by_the_harness_own_tasks(
 ) -> None:
     assert abilities.main([str(small_model), "--out", str(tmp_path), "--run-code"]) == 0
     folder = tmp_path / small_model.name
-    found = {ability.name: json.loads((folder / f"{ability.name}.json").read_text())["score"] for ability in PAPER}
-    assert found == pytest.approx(BY_HAND, abs=1e-9)
+    found = {ability.name: json.loads((folder / f"{ability.name}.json").read_text()) for ability in PAPER}
+    assert {name: about["score"] for name, about in found.items()} == pytest.approx(BY_HAND, abs=1e-9)
+    shots = {name: set(about["n-shot"].values()) for name, about in found.items()}
+    assert shots == {name: {{"GSM8K": 8, "BBH": 3, "TyDiQA": 1}.get(name, 0)} for name in BY_HAND}
     assert f"| mean | {sum(BY_HAND.values()) / 9:.1f} |" in capsys.readouterr().out
 
 
