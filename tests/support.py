@@ -103,6 +103,13 @@ def only_run(runs: Path) -> Path:
     return folder
 
 
+def shown(capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
+    """The cells of the printed table by row, and under "" what its columns are."""
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in cells}
+
+
 def no_pictures(*_: object) -> dict[str, bytes]:
     """What a run draws of its result: nothing, where its pictures would take longer than its training."""
     return {}

@@ -31,6 +31,11 @@ class Ability:
     limit: int | None = None
     runs_code: bool = False
 
+    @property
+    def task_name(self) -> str:
+        """What the harness calls it."""
+        return self.task if isinstance(self.task, str) else str(self.task["task"])
+
 
 CLOSED_BOOK_HOTPOTQA = {
     "task": "hotpotqa_closed_book",
@@ -111,7 +116,7 @@ class Harness:
     def checked(self, ability: Ability) -> Ability:
         """The ability with its figure named. Raises UserError for a task that there is not, whose data cannot be read,
         or that has not this figure."""
-        name = ability.task if isinstance(ability.task, str) else ability.task["task"]
+        name = ability.task_name
         if ability.runs_code:
             os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # the library that executes it asks for this word too
         manager = self.manager
@@ -153,8 +158,7 @@ class Harness:
             bootstrap_iters=0,
             confirm_run_unsafe_code=ability.runs_code,
         )
-        name = ability.task if isinstance(ability.task, str) else ability.task["task"]
-        results = found["results"]
+        name, results = ability.task_name, found["results"]
         of = [results[name]] if name in results else list(results.values())
         values = [each.get(ability.figure) for each in of]
         if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):

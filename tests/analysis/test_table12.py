@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+from support import shown
 
 from trace_cl.analysis.stored import StoredRun
 from trace_cl.analysis.tables import main
@@ -23,13 +24,6 @@ def run_of(runs: Path, method: str, seed: int, base: dict[str, float], after: di
     for t, scores in ((0, base), (2, after)):
         write(folder / "rounds" / f"round{t}.json", as_json({"round": t, "abilities": scores}))
     return folder
-
-
-def shown(capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
-    """The cells of the printed table by row, and under "" what its columns are."""
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {row[0]: row[1:] for row in cells}
 
 
 @pytest.mark.parametrize("row", ROWS)

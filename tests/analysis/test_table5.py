@@ -7,7 +7,7 @@ from statistics import mean
 
 import pandas as pd
 import pytest
-from support import compose
+from support import compose, shown
 
 from trace_cl.analysis import table5
 from trace_cl.analysis.tables import MODELS, main
@@ -28,13 +28,6 @@ def run_of(runs: Path, method: str, seed: int, OP: float, losses: list[float | N
     folder = runs / "embedded" / "tiny" / method / f"seed{seed}"
     write(folder / "matrix.csv", f"round,a,b\n1,80,\n2,{OP - 10},{OP + 10}\n")
     write(folder / "summary.json", as_json({**summary, **({} if losses is None else {"general_loss": losses})}))
-
-
-def shown(capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
-    """The cells of the printed table by row, and under "" what its columns are."""
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {row[0]: row[1:] for row in cells}
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -1,5 +1,7 @@
 """The other figures of a matrix, worked by hand, and what ties them to OP and BWT."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -32,8 +34,8 @@ def test_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*/*/matrix.csv")), ids=lambda path: "/".join(path.parts[-3:-1]))
-def test_identities_on_the_published_matrices(path: object) -> None:
-    matrix = read_matrix(path)  # type: ignore[arg-type]
+def test_identities_on_the_published_matrices(path: Path) -> None:
+    matrix = read_matrix(path)
     of_t, of_less = backward_transfer(matrix), backward_transfer(matrix, divisor="t-1")
     assert overall_performance(matrix) == pytest.approx(learned(matrix) + of_t)
     assert of_less == pytest.approx(of_t * 8 / 7)

@@ -1,7 +1,7 @@
 """Table 5 of the HFT paper: sparse fine-tuning, merging and freezing beside HFT, and our own runs of these methods.
 
-Published are nine abilities of Llama-2-7B after instruction tuning and preference optimisation, and their mean. The
-harness has none of these abilities: of our runs OP, BWT and the loss on general text stand in for them.
+Published are nine abilities of Llama-2-7B after instruction tuning and preference optimisation, and their mean. Of
+our runs, which are instruction-tuned on nothing, OP, BWT and the loss on general text stand in for them.
 """
 
 from pathlib import Path
