@@ -7,13 +7,13 @@ the benchmark files; a new one is a file here and an entry there. This package k
 from .abilities import general_ability_delta, overall_ability
 from .accuracy import accuracy, first_character
 from .macro_f1 import macro_f1
-from .matrix import FIGURES, Figure, backward_transfer, figures, learned, overall_performance
+from .matrix import FIGURES, Figure, Needed, backward_transfer, figures, learned, overall_performance
 from .pairs import VARIANTS, Metric, Variant, settled_when
 from .rouge_l import rouge_l
 from .sari import sari
 from .scoring import Settled, is_of_corpus, score_answers, score_corpus, settled_by
 from .similarity import similarity
-from .transfer import average_performance, forgetting, forward_transfer, intransigence
+from .transfer import FURTHER, average_performance, forgetting, forward_transfer, intransigence
 
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
@@ -26,10 +26,12 @@ METRICS: dict[str, Metric] = {
 
 __all__ = [
     "FIGURES",
+    "FURTHER",
     "METRICS",
     "VARIANTS",
     "Figure",
     "Metric",
+    "Needed",
     "Settled",
     "Variant",
     "accuracy",
