@@ -10,7 +10,7 @@ Reading needs no PyTorch.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from hashlib import sha256
@@ -231,6 +231,12 @@ def _name_of_order(order: Any, own: Mapping[str, Any]) -> str | None:
     prefix = "benchmark.orders."
     orders = {key.removeprefix(prefix): value for key, value in own.items() if key.startswith(prefix)}
     return order_name(order, orders, _tasks(own))
+
+
+def order_in_words(order: Sequence[str], own: Mapping[str, Any]) -> str:
+    """The name of an order of a benchmark's tasks; of one that has none the digest that its runs' place bears."""
+    tasks = list(order)
+    return _name_of_order(tasks, own) or _digest({ORDER: tasks})
 
 
 def _text(value: Any) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""Pictures for print: `python -m trace_cl.plots heatmap|curves|op_bwt|abilities [RUN …]`.
+"""Pictures for print: `python -m trace_cl.plots heatmap|curves|op_bwt|abilities|orders [RUN …]`.
 
 They have the widths of a paper's one or two columns, and say in grey what they say in colour: methods are told apart by
 marker and dash, and the heatmap's scale is one of lightness.
@@ -8,6 +8,7 @@ import argparse
 import io
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from matplotlib.figure import Figure as Picture
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from trace_cl.analysis import orders
 from trace_cl.analysis.abilities import of_run
+from trace_cl.analysis.orders import by_order
 from trace_cl.analysis.save import save
 from trace_cl.analysis.stored import (
     STRATEGIES,
@@ -34,6 +37,7 @@ from trace_cl.analysis.stored import (
 )
 from trace_cl.analysis.text import headline
 from trace_cl.errors import UserError
+from trace_cl.identity import ORDER
 from trace_cl.metrics import backward_transfer, overall_ability, overall_performance
 from trace_cl.paths import check_name
 from trace_cl.records.files import PUBLISHED
@@ -342,6 +346,26 @@ def with_abilities(runs: Sequence[StoredRun]) -> list[StoredRun]:
     return scored
 
 
+def in_one_order(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """The runs in the order of the tasks that most have, in doubt the benchmark's own; the others are said."""
+    found = Counter(tuple(run.tasks) for run in runs if not run.published)
+    own = next((run.own.get(ORDER) for run in runs if run.written), None)
+    common = max(found, key=lambda tasks: (found[tasks], list(tasks) == own), default=())
+    others = [run for run in runs if not run.published and tuple(run.tasks) != common]
+    for run in others:
+        print(f"in another order of the tasks, left out: {run.folder}", file=sys.stderr)
+    return [run for run in runs if run not in others]
+
+
+@matplotlib.rc_context(STYLE)
+def over_orders(runs: Sequence[StoredRun], width: float) -> Picture:
+    """OP and BWT of the methods that have runs in several orders. Raises UserError where none has."""
+    methods = by_order(run for run in runs if not run.published)
+    if not methods:
+        raise UserError("none of these methods has finished runs in several orders: -m benchmark.order=1,2 makes them")
+    return orders.picture(methods, width)
+
+
 def heatmaps(runs: Sequence[StoredRun], width: float) -> Iterator[tuple[str, Picture]]:
     """A picture a run, and the name to save it under."""
     for run in runs:
@@ -370,7 +394,7 @@ def runs_meant(options: argparse.Namespace) -> list[StoredRun]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m trace_cl.plots", description="Pictures of runs, for print.")
-    parser.add_argument("picture", choices=["heatmap", "curves", "op_bwt", "abilities"])
+    parser.add_argument("picture", choices=["heatmap", "curves", "op_bwt", "abilities", "orders"])
     parser.add_argument("run", metavar="RUN", type=Path, nargs="*", help="runs' folders (default: all of the model)")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--model", default="tiny")
@@ -386,7 +410,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pictures: Iterable[tuple[str, Picture]]
         if options.picture == "heatmap":
             pictures = heatmaps(runs, width)
+        elif options.picture == "orders":
+            pictures = [("orders", over_orders(runs, width))]
         else:
+            if not options.run:
+                runs = in_one_order(runs)
             if options.picture == "op_bwt":
                 runs = with_bwt(runs)
             elif options.picture == "abilities":

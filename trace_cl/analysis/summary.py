@@ -13,6 +13,7 @@ import pandas as pd
 
 from trace_cl import metrics
 from trace_cl.analysis.further import by_seeds, commands
+from trace_cl.analysis.orders import by_order, section
 from trace_cl.analysis.stored import StoredRun, by_method, folder_of_runs, in_place, last
 from trace_cl.analysis.text import legend, markdown, over_seeds, size
 from trace_cl.errors import UserError
@@ -67,6 +68,11 @@ def costs(seeds: Sequence[StoredRun]) -> list[str]:
     ]
 
 
+def over_orders(methods: Iterable[Sequence[StoredRun]]) -> str:
+    """What the order of the tasks does, in Markdown; empty where each method has runs in one alone."""
+    return section(by_order(run for seeds in methods for run in seeds))
+
+
 def render(table: pd.DataFrame) -> str:
     """The table in Markdown, with what its columns mean."""
     return f"{markdown(table)}\n\n{legend()} {'; '.join(f'{name}: {meaning}' for name, meaning in COSTS.items())}."
@@ -89,12 +95,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not methods:
             raise UserError(f"no finished run under {folder}: start one with python -m trace_cl")
         others, wanted = by_seeds(methods), commands(methods)
+        orders = over_orders(methods)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(render(tabulate(methods)))
-    if not others.empty:
-        print(f"\n**Further figures**\n\n{markdown(others)}\n\n{legend(metrics.FURTHER)}")
+    those = [figure for figure in metrics.FURTHER if figure.name in others]
+    if those:
+        print(f"\n**Further figures**\n\n{markdown(others)}\n\n{legend(those)}")
+    if orders:
+        print(f"\n{orders}")
     if wanted:
         print("\n".join(["\nFWT against single-task and intransigence need runs that are missing:\n", *wanted]))
     return 0

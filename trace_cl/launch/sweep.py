@@ -155,5 +155,6 @@ def _tables(folders: Sequence[Path]) -> list[str]:
     for model, runs in groupby(sorted(set(folders)), key=lambda folder: folder.parents[1]):
         methods, _ = results.collect(runs)
         if methods:
-            tables.append(f"**{model}**\n\n{results.render(results.tabulate(methods))}")
+            parts = [f"**{model}**", results.render(results.tabulate(methods)), results.over_orders(methods)]
+            tables.append("\n\n".join(filter(None, parts)))
     return tables
