@@ -69,12 +69,13 @@ def test_every_key_is_listed_with_its_type_its_default_and_its_meaning(hooks: Mo
     listed = keys(hooks.on_page_markdown("{{ keys }}"))
     offered = dict(flatten(as_dict(compose())))
     for key, value in offered.items():
-        if not key.startswith(("strategy.", "logger.", "benchmark.tasks.")):
+        if not key.startswith(("strategy.", "logger.", "benchmark.orders.", "benchmark.tasks.")):
             kind, default, meaning = listed.pop(key)
             assert meaning, f"{key} does not say what it means"
             if isinstance(value, str | bool | int) and "$" not in default:
                 assert default == (str(value).lower() if isinstance(value, bool) else str(value)), key
-            assert kind or key in ("engine.processes", "dry_run"), key  # words and numbers both
+            assert kind or key in ("benchmark.order", "engine.processes", "dry_run"), key  # words and numbers both
+    assert listed.pop("benchmark.orders")
     assert listed.keys() == {f"benchmark.tasks.TASK.{key}" for key in ("epochs", "metric", "answer_tokens")}
 
 

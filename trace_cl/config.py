@@ -6,7 +6,7 @@ once.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +17,7 @@ from omegaconf import II, MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationValidationError, OmegaConfBaseException
 
 from trace_cl import metrics
+from trace_cl.draw import Draw
 from trace_cl.errors import UserError, nearest
 from trace_cl.names import look_up
 from trace_cl.paths import check_benchmark, check_name, check_tasks
@@ -43,6 +44,7 @@ CHOICES: dict[str, tuple[str | int | None, ...]] = {
 RANGES = {
     "benchmark.counts.*": COUNT,
     "benchmark.editions.*.train": COUNT,
+    "benchmark.epochs": COUNT,
     "benchmark.max_test": COUNT,
     "benchmark.max_train": COUNT,
     "benchmark.tasks.*.answer_tokens": COUNT,
@@ -131,10 +133,15 @@ class BenchmarkConfig:
     abilities: str | None = None
     """The dotted name of the function that gives exercises by general ability, which are scored after each round;
     `null`: none."""
-    order: list[str] = MISSING
-    """The tasks that are learned, in this order."""
+    order: Any = MISSING
+    """The tasks that are learned, in this order: a list, the name of one of `orders`, or `random` (all tasks, as the
+    seed draws them; `random3`: as seed 3 does)."""
+    orders: dict[str, list[str]] = field(default_factory=dict)
+    """Orders by name."""
     tasks: dict[str, TaskConfig] = MISSING
     """The tasks that can be learned."""
+    epochs: int | None = None
+    """Epochs of every task; `null`: each task's own."""
     instructions: str | None = None
     """The general instruction set that Replay learns from; `null`: there is none."""
     counts: dict[str, Any] = field(default_factory=dict)
@@ -304,6 +311,37 @@ def only_planned(config: DictConfig) -> bool:
     return str(config.dry_run).lower() in (*_YES, "json")
 
 
+def tasks_in_order(
+    order: object, orders: Mapping[str, Sequence[str]], tasks: Sequence[str], seed: int | None = None
+) -> list[str]:
+    """The list of tasks that `benchmark.order` stands for. Raises UserError where it stands for none."""
+    if isinstance(order, Sequence) and not isinstance(order, str):
+        if all(isinstance(task, str) for task in order):
+            return list(order)
+        raise UserError(f"benchmark.order={order} must list tasks' names: put a name that is a number in quotes")
+    if str(order) in orders:
+        return list(orders[str(order)])
+    if drawn := re.fullmatch(r"random(\d{0,9})", str(order), re.ASCII):
+        return random_order(tasks, int(drawn[1]) if drawn[1] else seed or 0)
+    raise UserError(
+        f"benchmark.order={order} is neither a list of tasks nor one of {', '.join([*orders, 'random'])}; "
+        "a single task stands in brackets"
+    )
+
+
+def random_order(tasks: Sequence[str], number: int) -> list[str]:
+    """The tasks in the random order of this number, the same on every machine."""
+    return Draw(number).some(sorted(tasks), len(tasks))
+
+
+def order_name(order: Sequence[str], orders: Mapping[str, Sequence[str]], tasks: Sequence[str]) -> str | None:
+    """The name that an order of the tasks goes by: one of `orders`, else one of the first hundred random ones."""
+    named = next((name for name, listed in orders.items() if list(listed) == list(order)), None)
+    if named is not None or sorted(order) != sorted(tasks):
+        return named
+    return next((f"random{number}" for number in range(100) if random_order(tasks, number) == list(order)), None)
+
+
 def look_up_metric(name: str, key: str = "metric") -> metrics.Metric:
     """A metric by its name in `metrics.METRICS`, or by its dotted name. Raises UserError where there is none."""
     if "." not in name:
@@ -318,7 +356,8 @@ def look_up_metric(name: str, key: str = "metric") -> metrics.Metric:
 
 
 def check(config: DictConfig) -> None:
-    """Raise UserError, naming the key, for a value the schema's types let through but no run could use."""
+    """Put the tasks in the place of their order's name, and raise UserError, naming the key, for a value the schema's
+    types let through but no run could use."""
     try:
         given = as_dict(config)
     except InterpolationValidationError as error:
@@ -335,6 +374,15 @@ def check(config: DictConfig) -> None:
         raise UserError(f"{missing[0]} is not set: give it a value")
     check_benchmark(config.benchmark.name)
     check_name("model.name", config.model.name)
+    for name in config.benchmark.orders:
+        if name in config.benchmark.tasks or not re.fullmatch(r"[\w.]+", name, re.ASCII) or name.startswith("random"):
+            raise UserError(
+                f"benchmark.orders.{name}: an order's name is of letters, digits, _ and . alone, is no task's, and "
+                "does not begin with random; give it another"
+            )
+    config.benchmark.order = tasks_in_order(
+        config.benchmark.order, config.benchmark.orders, list(config.benchmark.tasks), config.seed
+    )
     check_tasks(config.benchmark.order)
     for section in ("strategy", "logger"):
         if not isinstance(target := given[section].get("_target_"), str) or not target:

@@ -20,12 +20,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trace_cl.config import CONF_DIR, Config, as_dict, schema_defaults
+from trace_cl.config import CONF_DIR, Config, as_dict, order_name, schema_defaults
 from trace_cl.errors import UserError
 from trace_cl.paths import check_name
 from trace_cl.records.files import flatten, is_free
 
-SEED = "seed"
+SEED, ORDER = "seed", "benchmark.order"
 
 BESIDE = ("evaluation.zero_shot", "model.architecture")
 """Settings that add to a run, or serve its plan alone: the matrix does not depend on them."""
@@ -36,7 +36,10 @@ SAID = ("hft", "selection", "benchmark.name", "model.name", SEED)
 COPY = "model.path"
 """A local copy of the model: the place trusts that it is one, but runs of different copies are not averaged."""
 
-DEFINITION = {"benchmark": ("benchmark.tasks", "benchmark.instructions", "training.global_batch"), "model": ("model",)}
+DEFINITION = {
+    "benchmark": ("benchmark.tasks", "benchmark.orders", "benchmark.instructions", "training.global_batch"),
+    "model": ("model",),
+}
 """What makes a benchmark or a model of one's own: it has no file in `conf/` that it could differ from."""
 
 RATES = ("learning_rate", "adapter_learning_rate")
@@ -45,7 +48,8 @@ RATES = ("learning_rate", "adapter_learning_rate")
 SUITED = (*RATES, "prompt_learning_rate", "adapter_targets")
 """What suits a model, and the settings of training and of adapters are taken from."""
 
-SHORT = {"training.learning_rate": "lr", "strategy._target_": "target"}
+SHORT = {"training.learning_rate": "lr", "strategy._target_": "target", "benchmark.epochs": "task_epochs"}
+"""What some keys are called in a folder's name, which leaves the last part of theirs to others."""
 
 LONGEST, SPELLED = 66, 48
 """Characters of a strategy's name, and of what differs, beyond which it is cut: with the digest 100 at most."""
@@ -86,9 +90,7 @@ def own_settings(
     for group in DEFINITION.keys() - known:
         own |= {key: value for key, value in settings.items() if _within(key, DEFINITION[group])}
     if "benchmark" not in known:
-        own["benchmark.order"] = list(
-            dict.fromkeys(_task(key) for key in settings if _within(key, ("benchmark.tasks",)))
-        )
+        own[ORDER] = _tasks(settings)
     return own
 
 
@@ -180,9 +182,10 @@ def _same(key: str, settings: Mapping[str, Any]) -> Any:
     return "cpu" if key == "device" and value == "cpu" else "auto" if key == "device" else value
 
 
-def _task(key: str) -> str:
-    """The task that `benchmark.tasks.<task>.<setting>` speaks of."""
-    return key.removeprefix("benchmark.tasks.").rpartition(".")[0]
+def _tasks(settings: Mapping[str, Any]) -> list[str]:
+    """The tasks of which `benchmark.tasks.<task>.<setting>` speaks."""
+    prefix = "benchmark.tasks."
+    return list(dict.fromkeys(key[len(prefix) :].rpartition(".")[0] for key in settings if key.startswith(prefix)))
 
 
 @cache
@@ -205,7 +208,7 @@ def _rank(key: str) -> tuple[int, str]:
 def _short(key: str) -> str:
     """The last part of a key where no other of the schema ends in it, else the whole."""
     *_, last = key.rsplit(".", 1)
-    others = [known for known in _keys() if known != key and known.rpartition(".")[2] == last]
+    others = [known for known in _keys().keys() - {key} - SHORT.keys() if known.rpartition(".")[2] == last]
     deep = key.count(".") > 1
     return SHORT.get(key, key.removeprefix("benchmark.tasks.") if deep else key if others else last)
 
@@ -213,11 +216,21 @@ def _short(key: str) -> str:
 def _spelled(key: str, value: Any, own: Mapping[str, Any]) -> tuple[str, bool]:
     """Key and value in a folder's name, and whether no other key and value are spelled so."""
     short = _short(key)
+    if key == ORDER and (name := _name_of_order(value, own)) is not None:
+        return short + ("" if name[0].isdigit() else "_") + name, True
     text, exact = _text(value)
     exact &= key in own and not re.search(r"[^\w.]|\d$", short, re.ASCII)
     exact &= not isinstance(value, str | list) or isinstance(value, list) == isinstance(own.get(key), list)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return short + ("" if number else "_") + text, exact
+
+
+def _name_of_order(order: Any, own: Mapping[str, Any]) -> str | None:
+    if not isinstance(order, list) or not all(isinstance(task, str) for task in order):
+        return None
+    prefix = "benchmark.orders."
+    orders = {key.removeprefix(prefix): value for key, value in own.items() if key.startswith(prefix)}
+    return order_name(order, orders, _tasks(own))
 
 
 def _text(value: Any) -> tuple[str, bool]:

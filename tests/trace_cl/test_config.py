@@ -17,6 +17,7 @@ from trace_cl.choices import groups, known_keys
 from trace_cl.config import CHOICES, CONF_DIR, RANGES, Config, TaskConfig, check, only_planned
 from trace_cl.errors import UserError, nearest
 from trace_cl.identity import run_folder
+from trace_cl.run import start
 from trace_cl.strategies.base import Strategy
 from trace_cl.strategies.hft import HalfFineTuning
 from trace_cl.strategies.selection import Selection
@@ -62,6 +63,32 @@ def test_the_papers_protocol() -> None:
     assert (training.total_tokens, config.evaluation.prompt_tokens) == (1536, 1024)
 
 
+def test_an_order_goes_by_its_name() -> None:
+    """Order 2 is SEEKR's (arXiv 2411.06171); a random one is a permutation that its number or the seed fixes."""
+
+    def order(*overrides: str) -> list[str]:
+        config = compose(*overrides)
+        check(config)
+        return list(config.benchmark.order)
+
+    default = order()
+    assert order("benchmark.order=1") == order("benchmark=trace") == default
+    assert order("benchmark.order=2") == order("benchmark=trace", "benchmark.order=2") == [
+        "NumGLUE-cm", "NumGLUE-ds", "FOMC", "20Minuten", "C-STANCE", "Py150", "MeetingBank", "ScienceQA",
+    ]  # fmt: skip
+    drawn = [tuple(order(f"benchmark.order=random{number}")) for number in range(5)]
+    assert len(set(drawn)) == 5
+    assert all(sorted(each) == sorted(default) for each in drawn)
+    assert [tuple(order("benchmark.order=random", f"seed={number}")) for number in range(5)] == drawn
+    assert order("+benchmark.orders.short=[FOMC,Py150]", "benchmark.order=short") == ["FOMC", "Py150"]
+
+
+def test_one_number_of_epochs_is_every_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    for override, wanted in (("benchmark.epochs=2", {2}), ("benchmark.epochs=null", {3, 5, 7})):
+        start(compose("dry_run=json", override))
+        assert {round["epochs"] for round in json.loads(capsys.readouterr().out)["rounds"]} == wanted
+
+
 @pytest.mark.parametrize(
     ("overrides", "method"),
     [
@@ -87,6 +114,12 @@ def test_hft_wraps_the_strategy() -> None:
     [
         ("benchmark.order=[FOMC,Py15]", "no task Py15 in benchmark.tasks; nearest: Py150"),
         ("benchmark.order=[FOMC,FOMC]", "benchmark.order must name at least one task, and none twice"),
+        ("benchmark.order=3", "benchmark.order=3 is neither a list of tasks nor one of 1, 2, random; a single task"),
+        ("benchmark.order=FOMC", "a single task stands in brackets"),
+        ("benchmark.order=[1,2]", "benchmark.order=[1, 2] must list tasks' names"),
+        ("+benchmark.orders.FOMC=[FOMC]", "benchmark.orders.FOMC: an order's name is of letters, digits"),
+        ("+benchmark.orders.random2=[FOMC]", "does not begin with random; give it another"),
+        ("benchmark.epochs=0", "benchmark.epochs=0 must be at least 1"),
         ("benchmark.tasks.FOMC.metric=f1", "benchmark.tasks.FOMC.metric=f1 is not one of accuracy"),
         ("benchmark.tasks.FOMC.metric=no.f1", "benchmark.tasks.FOMC.metric=no.f1: there is no module no"),
         ("benchmark.tasks.FOMC.metric=json.dump1", "json has no dump1; nearest: dump, dumps"),

@@ -25,6 +25,7 @@ from trace_cl.strategies import Strategy
 def place(*overrides: str) -> str:
     """The run's directory, below runs_dir."""
     config = compose(*overrides)
+    check(config)
     return str(run_folder(config, build_strategy(config).name).relative_to("runs"))
 
 
@@ -34,6 +35,9 @@ def place(*overrides: str) -> str:
         ("strategy=replay strategy.ratio=1 training.learning_rate=0.1", "replay-ratio1-lr0.1"),
         ("benchmark.order=[FOMC] benchmark.max_train=16", "seqft-order_FOMC-max_train16"),
         ("benchmark.order=[Py150,FOMC] hft=true", "seqft+hft-order_Py150+FOMC"),
+        ("benchmark.order=2 benchmark.epochs=1", "seqft-order2-task_epochs1"),
+        ("benchmark.order=random7", "seqft-order_random7"),
+        ("benchmark.order=random seed=1", "seqft-order_random1"),  # it is that one, whatever the seed
         ("hft=true selection=layer training.eps=1e-06", "seqft+hft-layer-eps1e-6"),
         ("model.learning_rate=0.1", "seqft-lr0.1"),
         ("strategy=progressive_prompts strategy.prompt_tokens=20", "progressive_prompts-strategy.prompt_tokens20"),

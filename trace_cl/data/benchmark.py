@@ -139,7 +139,7 @@ def count_only(config: BenchmarkConfig, instructions: bool) -> Benchmark | None:
     tasks = [
         Task(
             name=name,
-            epochs=settings[name].epochs,
+            epochs=config.epochs or settings[name].epochs,
             metric=settings[name].metric,
             answer_tokens=settings[name].answer_tokens,
             train=examples(name),
@@ -189,7 +189,7 @@ def prepare(config: BenchmarkConfig, loaded: Mapping[str, TaskData], split: str,
         tasks.append(
             Task(
                 name=name,
-                epochs=settings.epochs,
+                epochs=config.epochs or settings.epochs,
                 metric=settings.metric,
                 answer_tokens=settings.answer_tokens,
                 train=training(name),

@@ -47,6 +47,7 @@ FREE = (
     "benchmark.general",
     "benchmark.abilities",
     "benchmark.counts",
+    "benchmark.orders",
     "training.tokens_per_batch",
     "evaluation.tokens_per_batch",
     "evaluation.reference_loss",
