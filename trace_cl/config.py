@@ -85,8 +85,8 @@ class TaskConfig:
     answer: str | None = None
     """How a row of this task becomes an answer; `null`: as `benchmark.answer` says."""
     options: list[str] | None = None
-    """The answers there are, in `reader: datasets`: `{options}` lists them, and a number counts them from 0; `null`: the
-    classes of the answer's column, if it has any."""
+    """The answers there are, in `reader: datasets`: `{options}` lists them, and a number counts them from 0; `null`:
+    the classes of the answer's column, if it has any."""
     dataset: str | None = None
     """Its name on the Hugging Face hub, or its folder under `root`, in `reader: datasets`; `null`: the task's name."""
     subset: str | None = None

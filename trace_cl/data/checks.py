@@ -12,7 +12,6 @@ import pandas as pd
 from trace_cl.data.files import FEATURES, TaskData
 from trace_cl.metrics import wilson
 
-
 SMALL = 100
 """Scored examples below which a score's interval is shown."""
 
@@ -23,9 +22,9 @@ def findings(task: TaskData, published: Mapping[str, int], scored: str = "test")
     `published` are the rows that its splits are known to have elsewhere, `scored` is the split that is.
     """
     found = []
-    for split, rows in task.splits.items():
-        if (known := published.get(split, len(rows))) != len(rows):
-            found.append(f"{len(rows)} {split} rows, where {known} are published")
+    counts = {split: len(rows) for split, rows in task.splits.items()}
+    if others := [split for split in counts if published.get(split, counts[split]) != counts[split]]:
+        found.append(", ".join(f"{counts[split]} {split} rows, published {published[split]}" for split in others))
     if len(task.splits) > 1:
         for split in ("eval", "test"):
             if leaked := task.leaked(split):

@@ -147,21 +147,24 @@ def checked_rows(rows: object, source: str, fields: Sequence[str] = tuple(FEATUR
         for field in fields:
             if field not in row:
                 raise UserError(f'{where}: "{field}" is missing; every row needs {named}')
-            if not isinstance(row[field], str):
-                raise UserError(f'{where}: "{field}" must be a text, not {kind(row[field])}')
-            if not row[field].strip():
-                raise UserError(f'{where}: "{field}" is empty; fill it in or remove the row')
+            check_text(row[field], f'{where}: "{field}"')
             if field in getattr(row, "twice", ()):
                 raise UserError(f'{where}: "{field}" is there twice; leave one of the two')
-            if len(row[field]) > LONGEST:
-                raise UserError(
-                    f'{where}: "{field}" has {len(row[field]):,} characters, and {LONGEST:,} are the most; shorten it'
-                )
-            if (character := _NO_CHARACTER.search(row[field])) is not None:
-                raise UserError(
-                    f'{where}: "{field}" holds U+{ord(character[0]):04X}, which is no character of a text; remove it'
-                )
     return [{field: row[field] for field in fields} for row in rows]
+
+
+def check_text(value: object, where: str) -> str:
+    """The value. Raises UserError for what is no text that a model can be asked or taught; `where` are file, row and
+    field."""
+    if not isinstance(value, str):
+        raise UserError(f"{where} must be a text, not {kind(value)}")
+    if not value.strip():
+        raise UserError(f"{where} is empty; fill it in or remove the row")
+    if len(value) > LONGEST:
+        raise UserError(f"{where} has {len(value):,} characters, and {LONGEST:,} are the most; shorten it")
+    if (character := _NO_CHARACTER.search(value)) is not None:
+        raise UserError(f"{where} holds U+{ord(character[0]):04X}, which is no character of a text; remove it")
+    return value
 
 
 def kind(value: object) -> str:

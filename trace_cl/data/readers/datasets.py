@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow.parquet
+import pyarrow.parquet  # type: ignore[import-untyped]
 
 from trace_cl.data.files import TaskData, checked_rows, kind, read_json, read_text, task_folder
 from trace_cl.data.readers.template import Reading, Template
-from trace_cl.errors import UserError, nearest
+from trace_cl.errors import UserError
 
 ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
 
@@ -75,7 +75,9 @@ def _saved(folder: Path, split: str) -> datasets.Dataset:
     if not isinstance(saved, datasets.DatasetDict):
         raise UserError(f"{folder} is one dataset without splits: save a DatasetDict of train, eval and test there")
     if split not in saved:
-        raise UserError(f"{folder} has no split {split}; nearest: {nearest(split, map(str, saved))}: see benchmark.splits")
+        raise UserError(
+            f"{folder} has no split {split}, but {', '.join(map(str, saved))}: benchmark.splits says which is which"
+        )
     return saved[split]
 
 
@@ -88,8 +90,8 @@ def _file(path: Path) -> datasets.Dataset | list[Any]:
             raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}): write it anew") from error
     if path.suffix == ".json":
         content = read_json(path, "")
-        if not isinstance(content, list) or not content:
-            raise UserError(f"{path}: must be a non-empty array of rows, not {kind(content)}")
+        if not isinstance(content, list):
+            raise UserError(f"{path}: must be an array of rows, not {kind(content)}")
         return content
     if path.suffix == ".csv":
         try:
@@ -114,26 +116,30 @@ def _filled(rows: datasets.Dataset | list[Any], source: str, reading: Reading) -
     if answer is None:
         raise UserError("benchmark.answer is not set: benchmark.reader=datasets needs a text with a column, as {label}")
     answer.check(columns)
-    options = reading.options or next((tuple(classes[place]) for place in sorted(answer.places & set(classes))), ())
+    options = reading.options or next((classes[place] for place in sorted(answer.places & set(classes))), ())
     listed = {"options": ", ".join(options)} if options else {}
     template = reading.needed_template("datasets", [*columns, *listed])
     used = sorted((template.places | answer.places) - set(listed))
     filled = []
     for number, row in enumerate(rows.select_columns(used) if isinstance(rows, datasets.Dataset) else rows):
         where = f"{source}, row {number}"
-        if not isinstance(row, Mapping) or None in row:
+        if not isinstance(row, dict) or None in row:
             raise UserError(f"{where}: must have a value for each of {', '.join(columns)}, and no more; mend the row")
-        values = {column: _text(row.get(column), classes.get(column), f'{where}: "{column}"') for column in used} | listed
+        values = {
+            column: _text(row.get(column), classes.get(column), f'{where}: "{column}"') for column in used
+        } | listed
         filled.append({"prompt": template.fill(values), "answer": _answer(answer, values, options, where)})
     return filled
 
 
-def _columns(rows: datasets.Dataset | list[Any], source: str) -> Mapping[str, Any]:
+def _columns(rows: datasets.Dataset | list[Any], source: str) -> dict[str, Any]:
     """The names of the columns, in a file those of its first row, each with its type where that is known."""
     if isinstance(rows, datasets.Dataset):
-        return rows.features
-    if not rows or not isinstance(rows[0], Mapping):
-        raise UserError(f"{source}, row 0: must be an object with a text a column, not {kind(rows[0] if rows else None)}")
+        return dict(rows.features)
+    if not rows:
+        raise UserError(f"{source} holds no row: fill it in")
+    if not isinstance(rows[0], dict):
+        raise UserError(f"{source}, row 0: must be an object with a value a column, not {kind(rows[0])}")
     return dict.fromkeys(rows[0])
 
 
@@ -155,4 +161,6 @@ def _answer(template: Template, values: Mapping[str, str], options: Sequence[str
         return answer
     if answer.isdecimal() and int(answer) < len(options):
         return options[int(answer)]
-    raise UserError(f"{where}: its answer {answer!r} is not one of the options ({', '.join(options)}); mend one of the two")
+    raise UserError(
+        f"{where}: its answer {answer!r} is not one of the options ({', '.join(options)}); mend one of the two"
+    )

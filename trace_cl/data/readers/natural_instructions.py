@@ -2,13 +2,15 @@
 and `Instances`, whose `output` is a text or several, each of them right.
 
 The first output is what is learned, and what is scored against: a metric has one reference. (SAPT draws one of them
-at random whenever it loads the data; Natural Instructions itself scores against the best of all.)
+at random whenever it loads the data; Natural Instructions itself scores against the best of all.) A row whose output is
+blank, as one of the published ones is, is left out. The reader notes how many rows either concerns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from glob import escape
 from pathlib import Path
 
-from trace_cl.data.files import TaskData, checked_rows, kind, read_json, task_folder
+from trace_cl.data.files import TaskData, check_text, checked_rows, kind, read_json, task_folder
 from trace_cl.data.readers.template import Reading
 from trace_cl.errors import UserError
 
@@ -22,33 +24,49 @@ def read_task(root: Path, name: str, reading: Reading, splits: Sequence[str]) ->
     template = reading.needed_template("natural_instructions", PLACES)
     folder = _folder(root, name)
     rows: dict[str, list[dict[str, str]]] = {}
-    notes = []
+    several: dict[str, int] = {}
+    blank: dict[str, int] = {}
     for split in splits:
         path = folder / FILES[split]
-        content = read_json(path, f"{name} needs {', '.join(FILES.values())}")
+        content = read_json(path, f"{name} needs {', '.join(FILES.values())}; or leave it out of benchmark.order")
         if not isinstance(content, dict):
             raise UserError(f'{path}: must be an object with "Definition" and "Instances", not {kind(content)}')
         definition = _definition(content.get("Definition"), path)
-        instances = content.get("Instances")
-        several = _take_first_output(instances, path)
+        source = f"{path}, Instances"
+        inputs = [row["input"] for row in checked_rows(content.get("Instances"), source, ("input",))]
+        outputs = [_outputs(row, f"{source}, row {n}") for n, row in enumerate(content["Instances"])]
         rows[split] = [
-            {"prompt": template.fill({"definition": definition, "input": row["input"]}), "answer": row["output"]}
-            for row in checked_rows(instances, f"{path}, Instances", ("input", "output"))
+            {"prompt": template.fill({"definition": definition, "input": text}), "answer": right[0]}
+            for text, right in zip(inputs, outputs, strict=True)
+            if right
         ]
-        if several:
-            notes.append(f"{several} of {len(rows[split])} {split} rows have several outputs, of which the first counts")
-    return TaskData.of(name, rows, notes)
+        if not rows[split]:
+            raise UserError(f"{source}: no row has an output; mend the file")
+        several[split] = sum(len(set(right)) > 1 for right in outputs)
+        blank[split] = outputs.count([])
+    notes = [
+        f"{_counts(several)} rows have several outputs, of which the first counts",
+        f"{_counts(blank)} rows have no output and are left out",
+    ]
+    return TaskData.of(name, rows, [note for note, of in zip(notes, (several, blank), strict=True) if any(of.values())])
+
+
+def _counts(rows: Mapping[str, int]) -> str:
+    """So many rows of each split that has any: 3 train, 1 test."""
+    return ", ".join(f"{count} {split}" for split, count in rows.items() if count)
 
 
 def _folder(root: Path, name: str) -> Path:
     """The folder of this name, or the only one whose name goes on after it."""
-    if root.is_dir() and not (root / name).is_dir():
-        longer = sorted(root.glob(f"{name}_*"))
-        if len(longer) > 1:
-            raise UserError(f"{longer[0]} and {longer[1]} are both {name}: write the whole name in benchmark.order")
-        if longer:
-            return longer[0]
-    return task_folder(root, name, ", ".join(FILES.values()))
+    try:
+        return task_folder(root, name, ", ".join(FILES.values()))
+    except UserError:
+        longer = sorted(root.glob(f"{escape(name)}_*"))
+        if not longer:
+            raise
+    if len(longer) > 1:
+        raise UserError(f"{longer[0]} and {longer[1]} are both {name}: write the whole name in benchmark.order")
+    return longer[0]
 
 
 def _definition(value: object, path: Path) -> str:
@@ -59,14 +77,12 @@ def _definition(value: object, path: Path) -> str:
     return first.strip()
 
 
-def _take_first_output(instances: object, path: Path) -> int:
-    """Let each instance have its first output alone; gives how many had several."""
-    several = 0
-    for number, row in enumerate(instances if isinstance(instances, list) else []):
-        outputs = row.get("output") if isinstance(row, dict) else None
-        if isinstance(outputs, list):
-            if not outputs:
-                raise UserError(f'{path}, Instances, row {number}: "output" is an empty array; give it a text')
-            row["output"] = outputs[0]
-            several += len(set(map(str, outputs))) > 1
-    return several
+def _outputs(row: Mapping[str, object], where: str) -> list[str]:
+    """The outputs that say something."""
+    if "output" not in row:
+        raise UserError(f'{where}: "output" is missing; every row needs "input" and "output"')
+    given = row["output"] if isinstance(row["output"], list) else [row["output"]]
+    if not given:
+        raise UserError(f'{where}: "output" is an empty array; give it a text')
+    said = [text for text in given if not isinstance(text, str) or text.strip()]
+    return [check_text(text, f'{where}: "output"') for text in said]

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from string import Formatter
 
 from trace_cl.config import BenchmarkConfig
-from trace_cl.errors import UserError, nearest
+from trace_cl.errors import UserError
 
 
 @dataclass(frozen=True)
 class Template:
-    """A text with `{named}` places, blanks and line ends as written; `{{` and `}}` are braces. `key` is where it stands.
+    """A text with `{named}` places, blanks and line ends as written; `{{` and `}}` are braces. `key` is its own.
 
     What is filled in is never read as a template itself. Raises UserError for a text that is no template.
     """
@@ -38,9 +38,7 @@ class Template:
     def check(self, given: Collection[str]) -> None:
         """Raise UserError for a place that a task's rows do not give."""
         for place in sorted(self.places - set(given)):
-            there = ", ".join(f"{{{name}}}" for name in given)
-            near = nearest(place, given)
-            raise UserError(f"{self.key}: there is no {{{place}}}; nearest: {near}; what there is: {there}")
+            raise UserError(f"{self.key}: there is no {{{place}}} here, but {_listed(given)}")
 
     def fill(self, values: Mapping[str, str]) -> str:
         """The text with these values in its places."""
@@ -87,7 +85,12 @@ class Reading:
     def needed_template(self, reader: str, given: Collection[str]) -> Template:
         """The template, of these places alone. Raises UserError where there is none."""
         if self.template is None:
-            there = ", ".join(f"{{{name}}}" for name in given)
-            raise UserError(f"benchmark.template is not set: benchmark.reader={reader} needs a text with {there}")
+            raise UserError(
+                f"benchmark.template is not set: benchmark.reader={reader} needs a text with some of {_listed(given)}"
+            )
         self.template.check(given)
         return self.template
+
+
+def _listed(places: Collection[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in places)
