@@ -5,6 +5,9 @@ from math import sqrt
 NORMAL = 1.959963984540054
 """The quantile of the normal distribution that leaves 2.5% above."""
 
+SMALL = 100
+"""Scored examples below which a score's interval is shown."""
+
 
 def wilson(score: float, rows: int) -> tuple[float, float]:
     """The 95% interval of a mean score (0 to 100) of `rows` examples, by Wilson (1927), as of right and wrong answers.

@@ -456,8 +456,9 @@ def _check_benchmark(benchmark: DictConfig) -> None:
     for name in benchmark.order:
         _check_reading(f"benchmark.tasks.{name}", tasks[name], benchmark)
     for name, rows in benchmark.counts.items():
-        if OmegaConf.is_list(rows) and len(rows) != 3:
-            raise UserError(f"benchmark.counts.{name}={rows} must be one number, or three: train, eval, test")
+        counts = list(rows) if OmegaConf.is_list(rows) else [rows]
+        if len(counts) not in (1, 3) or not all(type(count) is int for count in counts):
+            raise UserError(f"benchmark.counts.{name}={rows} must be a whole number, or three: train, eval, test")
     for split in benchmark.splits:
         if split not in ("train", "eval", "test"):
             raise UserError(f"benchmark.splits.{split}: it is train, eval or test that has another name there")

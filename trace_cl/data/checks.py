@@ -10,10 +10,7 @@ from statistics import median
 import pandas as pd
 
 from trace_cl.data.files import FEATURES, TaskData
-from trace_cl.metrics import wilson
-
-SMALL = 100
-"""Scored examples below which a score's interval is shown."""
+from trace_cl.metrics import SMALL, wilson
 
 
 def findings(task: TaskData, published: Mapping[str, int], scored: str = "test") -> list[str]:

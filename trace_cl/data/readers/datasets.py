@@ -94,11 +94,19 @@ def _file(path: Path) -> datasets.Dataset | list[Any]:
             raise UserError(f"{path}: must be an array of rows, not {kind(content)}")
         return content
     if path.suffix == ".csv":
-        try:
-            return list(csv.DictReader(io.StringIO(read_text(path, ""), newline=""), strict=True))
-        except csv.Error as error:
-            raise UserError(f"{path}: not valid CSV ({error}); mend the file") from error
+        return _comma_separated(path)
     return [_line(path, number, line) for number, line in enumerate(read_text(path, "").split("\n")) if line.strip()]
+
+
+def _comma_separated(path: Path) -> list[Any]:
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path, ""), newline=""), strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path}: not valid CSV ({error}); mend the file") from error
+    for number, row in enumerate(rows):
+        if None in row:
+            raise UserError(f"{path}, row {number}: has more values than the file has columns; mend the row")
+    return rows
 
 
 def _line(path: Path, number: int, line: str) -> Any:
@@ -123,8 +131,8 @@ def _filled(rows: datasets.Dataset | list[Any], source: str, reading: Reading) -
     filled = []
     for number, row in enumerate(rows.select_columns(used) if isinstance(rows, datasets.Dataset) else rows):
         where = f"{source}, row {number}"
-        if not isinstance(row, dict) or None in row:
-            raise UserError(f"{where}: must have a value for each of {', '.join(columns)}, and no more; mend the row")
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: must be an object with a value a column, not {kind(row)}")
         values = {
             column: _text(row.get(column), classes.get(column), f'{where}: "{column}"') for column in used
         } | listed
