@@ -8,13 +8,13 @@ from .abilities import general_ability_delta, overall_ability
 from .accuracy import accuracy, first_character
 from .interval import SMALL, wilson
 from .macro_f1 import macro_f1
-from .matrix import FIGURES, Figure, backward_transfer, figures, learned, overall_performance
+from .matrix import FIGURES, Figure, Needed, backward_transfer, figures, learned, overall_performance
 from .pairs import VARIANTS, Metric, Variant, settled_when
 from .rouge_l import rouge_l
 from .sari import sari
 from .scoring import Settled, is_of_corpus, score_answers, score_corpus, settled_by
 from .similarity import similarity
-from .transfer import average_performance, forgetting, forward_transfer, intransigence
+from .transfer import FURTHER, average_performance, forgetting, forward_transfer, intransigence
 
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
@@ -27,11 +27,13 @@ METRICS: dict[str, Metric] = {
 
 __all__ = [
     "FIGURES",
+    "FURTHER",
     "METRICS",
     "SMALL",
     "VARIANTS",
     "Figure",
     "Metric",
+    "Needed",
     "Settled",
     "Variant",
     "accuracy",

@@ -32,6 +32,7 @@ _YES, _NO = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 CHOICES: dict[str, tuple[str | int | None, ...]] = {
     "metrics.variant": metrics.VARIANTS,
     "evaluation.split": ("eval", "test"),
+    "evaluation.tasks": ("seen", "all"),
     "checkpoints": ("newest", "all"),
     "model.dtype": (None, "bf16", "fp32"),
     "benchmark.source": ("files", "generated"),
@@ -232,6 +233,8 @@ class EvaluationConfig:
     """The split that is scored: `test` or `eval`."""
     prompt_tokens: int = 1024
     """Tokens of a prompt at most, its last ones, where it is answered."""
+    tasks: str = "seen"
+    """Which tasks are scored after a round: those `seen`, or `all`, of which forward transfer can be told."""
     zero_shot: bool = True
     """Whether to score the base model too, before the first round."""
     reference_loss: bool = True

@@ -27,7 +27,7 @@ from trace_cl.records.files import flatten, is_free
 
 SEED, ORDER = "seed", "benchmark.order"
 
-BESIDE = ("evaluation.zero_shot", "model.architecture")
+BESIDE = ("evaluation.tasks", "evaluation.zero_shot", "model.architecture")
 """Settings that add to a run, or serve its plan alone: the matrix does not depend on them."""
 
 SAID = ("hft", "selection", "benchmark.name", "model.name", SEED)

@@ -71,7 +71,8 @@ class Run:
         self.answers = Answers(self.journal.folder / "answers" / f"rank{self.ranks.rank}.jsonl", self.stop_if_asked)
         self.put_by_at = perf_counter()
         planned = [plan.tokens(self.strategy.phases(round)) for round in self.rounds]
-        self.progress = Progress(planned, [task.name for task in self.benchmark.tasks], shown=self.ranks.first)
+        scored = [[task.name for task in self.scored(round.number)] for round in self.rounds]
+        self.progress = Progress(planned, scored, shown=self.ranks.first)
         for number in range(1, self.trained + 1):
             evaluated = number <= self.standing.finished
             self.progress.skip_round(number, planned[number - 1], evaluated)
@@ -80,6 +81,10 @@ class Run:
     def trained(self) -> int:
         """The newest round that is trained, scored or not."""
         return self.standing.finished + (self.standing.trained is not None)
+
+    def scored(self, round: int) -> Sequence[Task]:
+        """The tasks that are scored after the round."""
+        return self.benchmark.tasks[: None if self.config.evaluation.tasks == "all" else round]
 
     def steps(self, rounds: int) -> int:
         """The optimizer steps of the first `rounds` rounds."""
@@ -293,7 +298,7 @@ class Run:
         assert self.standing.trained is not None
         if self.standing.trained["phases"]:
             self.journal.checkpoint_made(round.number, keep=self.config.checkpoints == "all")
-        record = self.standing.trained | self.evaluate(round.number, self.benchmark.tasks[: round.number])
+        record = self.standing.trained | self.evaluate(round.number, self.scored(round.number))
         standing = replace(self.standing, rounds=(*self.standing.rounds, record), trained=None)
         if self.ranks.first:
             self.journal.write_round(round.number, record)
@@ -310,6 +315,7 @@ class Run:
         scores: dict[str, dict[str, float]] = {}
         losses: dict[str, float | None] = {}
         given = self.taken_over(self.rounds[round - 1]) if round else {}
+        seen = tasks[:round] if round else tasks
         for task in tasks:
             self.progress.evaluating(round, task.name)
             predictions = given[task.name] if task.name in given else self.asked_for(round, task)
@@ -317,7 +323,8 @@ class Run:
             self.journal.write_predictions(round, task.name, predictions, self.config.metrics.variant)
             for variant, figure in summarize(task.metric, predictions, task.questions).items():
                 scores.setdefault(variant, {})[task.name] = figure
-            losses |= self.reference_loss(round, task, unchanged=task.name in given)
+            if task in seen:
+                losses |= self.reference_loss(round, task, unchanged=task.name in given)
             self.progress.evaluated(round, task.name)
         measured = {**({"reference_loss": losses} if losses else {}), **self.general()}
         return {"scores": scores, **measured, "evaluation_seconds": to_ms(perf_counter() - began)}

@@ -58,6 +58,11 @@ def start(config: DictConfig) -> None:
 def _start(config: DictConfig) -> None:
     check(config)
     strategy = build_strategy(config)
+    if config.evaluation.tasks == "all" and strategy.needs_task_id:
+        raise UserError(
+            f"evaluation.tasks=all asks for tasks that are not learned yet, and strategy={strategy.name} answers with "
+            "what it has learned of a task: set evaluation.tasks=seen"
+        )
     if only_planned(config):
         check_writable(run_folder(config, strategy.name))
         print(plan.render(plan.dry_run(config, strategy), as_json=config.dry_run == "json" or not sys.stdout.isatty()))

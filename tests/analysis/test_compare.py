@@ -1,6 +1,7 @@
 """Comparing runs: the bootstrap against known truths and an independent one, the texts by hand."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import norm
 
-from trace_cl.analysis.compare import Floats, bootstrap, compare, contributions, interval, main, read_runs
+from trace_cl import metrics
+from trace_cl.analysis.bootstrap import Floats, interval, resample, resampled
+from trace_cl.analysis.compare import compare, main, read_runs
 
 SIZES = (100, 100, 50, 100, 50, 100)
 
@@ -26,7 +29,7 @@ class World:
         self.truth = with_gain(figures)
 
     def draw(self, generator: np.random.Generator) -> list[Floats]:
-        """Test examples, as `contributions` gives them: their difficulty is shared by the runs and by the rounds."""
+        """Examples × runs × (OP's part, BWT's part) a task: runs and rounds share what makes an example hard."""
         tasks = []
         for number, n in enumerate(SIZES):
             example, run, round = (generator.normal(size=(n, *shape)) for shape in ((1, 1), (2, 1), (2, 2)))
@@ -39,6 +42,12 @@ class World:
                 at_end = learned
             tasks.append(np.stack([at_end, at_end - learned], axis=-1))
         return tasks
+
+
+def bootstrap(tasks: Sequence[Floats], draws: int, seed: int = 0) -> Floats:
+    """The mean over the tasks, on every resample of their examples."""
+    means: Floats = np.mean(resample(tasks, draws, seed), axis=0)
+    return means
 
 
 def with_gain(figures: Floats) -> Floats:
@@ -113,9 +122,17 @@ def test_two_runs_by_hand(tmp_path: Path) -> None:
     second = stored(tmp_path / "seqft+hft" / "seed1", SECOND, hft=True)
     lines = compare([first, second]).splitlines()
     assert lines[0] == "# seqft+hft/seed1 against seqft/seed1"
-    table = [[cell.partition(" [")[0] for cell in line.strip("| ").split(" | ")] for line in lines[6:8]]
-    # OP (0 + 70) / 2 and (25 + 75) / 2; BWT (0 − 50) / 2 and 0.
-    assert table == [["seqft/seed1", "35.0", "", "-25.0"], ["seqft+hft/seed1", "50.0", "+15.0", "0.0", "+25.0"]]
+    table = [[cell.partition(" [")[0] for cell in line.strip("| ").split(" | ")] for line in lines[4:12]]
+    assert table == [
+        ["figure", "seqft/seed1", "seqft+hft/seed1", "gain"],
+        ["---", "---:", "---:", "---:"],
+        ["OP", "35.0", "50.0", "+15.0"],  # (0 + 70) / 2 and (25 + 75) / 2
+        ["BWT", "-25.0", "0.0", "+25.0"],  # (0 - 50) / 2 and 0
+        ["learned", "60.0", "50.0", "-10.0"],  # (50 + 70) / 2 and (25 + 75) / 2
+        ["mean OP", "42.5", "37.5", "-5.0"],  # (50 + 35) / 2 and (25 + 50) / 2
+        ["BWT, t−1", "-50.0", "0.0", "+50.0"],
+        ["forgetting", "50.0", "0.0", "-50.0"],
+    ]
     assert "| hft | False | True |" in lines
     assert not any("runs_dir" in line or "| seed |" in line for line in lines)
     assert lines[-5:] == [
@@ -139,8 +156,9 @@ def test_where_a_round_trained_nothing_there_is_no_bwt(tmp_path: Path) -> None:
     first, second = stored(tmp_path / "one", FIRST), stored(tmp_path / "two", SECOND)
     (second / "summary.json").write_text('{"untrained_rounds": [1]}')
     lines = compare([first, second]).splitlines()
-    [line] = [line for line in lines if "two |" in line and line.count("|") == 6]
+    [line] = [line for line in lines if line.startswith("| BWT | -")]
     assert line.endswith("| – | – |")
+    assert not any(line.startswith("| FWT") for line in lines), "what no run has is left out"
     assert lines[-2:] == ["| BWT | – | – |", "| learned | – | – |"]
 
 
@@ -149,9 +167,10 @@ def test_a_pair_that_differs_evenly_has_a_gain_without_width(tmp_path: Path) -> 
     lower: Scores = {key: [value * 0.9 for value in values] for key, values in FIRST.items()}
     better: Scores = {key: [value + 3 for value in values] for key, values in lower.items()}
     runs = read_runs([stored(tmp_path / "one", lower), stored(tmp_path / "two", better)])
-    samples = bootstrap(contributions(runs, 2), draws=200)
-    assert np.ptp(samples[:, 0, 0]) > 5, "the runs' own figures do vary"
-    assert samples[:, 1] - samples[:, 0] == pytest.approx(np.tile([3, 0], (200, 1)))
+    first, second = resampled(runs, 2, draws=200)
+    for figure, gain in zip(metrics.FIGURES, (3, 0, 3), strict=True):
+        assert figure.name != "OP" or np.ptp(first.figure(figure)) > 5, "the runs' own figures do vary"
+        assert second.figure(figure) - first.figure(figure) == pytest.approx([gain] * 200)
 
 
 def test_an_unfinished_run_is_compared_after_the_last_common_round(tmp_path: Path) -> None:
@@ -159,7 +178,7 @@ def test_an_unfinished_run_is_compared_after_the_last_common_round(tmp_path: Pat
     second = stored(tmp_path / "two", {key: values for key, values in SECOND.items() if key[0] == 1})
     text = compare([first, second])
     assert "/two is unfinished: 1 of 2 rounds. All is compared after round 1." in text
-    assert "## OP and BWT after round 1" in text
+    assert "## Figures after round 1" in text
     assert "| BWT | +0.0 |\n" in text
 
 
@@ -168,9 +187,9 @@ def test_a_real_run_is_compared_as_its_summary_says(run: Callable[..., Path]) ->
     text = compare(folders)
     for folder in folders:
         summary = json.loads((folder / "summary.json").read_text())
-        [line] = [line for line in text.splitlines() if line.startswith(f"| {folder.parent.name}/seed1 | ")][:1]
-        assert f"| {summary['OP'][-1]:.1f} [" in line
-        assert f"| {summary['BWT'][-1]:z.1f} [" in line
+        for figure in ("OP", "BWT"):
+            [line, *_] = [line for line in text.splitlines() if line.startswith(f"| {figure} | ")]
+            assert f"| {summary[figure][-1]:z.1f} [" in line
 
 
 def broken(folder: Path) -> Path:
@@ -184,7 +203,7 @@ def broken(folder: Path) -> Path:
     [
         (lambda folder: folder, "is no run with a finished round: it holds no matrix.csv"),
         (lambda folder: Path("runs/published/llama2-chat-7b/seqft"), "holds no predictions, as published runs do not"),
-        (broken, "round2/a.jsonl is missing: a comparison needs every example's score"),
+        (broken, "round2/a.jsonl is missing: an interval needs every example's score"),
         (lambda folder: stored(folder, SECOND, **{"benchmark.name": "trace"}), "their benchmarks differ (trace, toy)"),
         (
             lambda folder: stored(folder, SECOND, **{"metrics.variant": "x"}),
@@ -207,9 +226,21 @@ def test_what_cannot_be_compared_is_one_sentence(
     assert printed.err.count("\n") == 1
 
 
+def test_another_order_of_the_same_tasks_is_no_hindrance(tmp_path: Path) -> None:
+    """Task a first and then b; b first and then a."""
+    first, other = (stored(tmp_path / name, FIRST) for name in ("one", "two"))
+    (other / "predictions/round1/a.jsonl").unlink()
+    shutil.copy(other / "predictions/round2/b.jsonl", other / "predictions/round1")
+    (other / "matrix.csv").write_text("round,b,a\n1,70,\n2,70,0\n")
+    text = compare([first, other])
+    # Of four examples all drawn are right, or all wrong, in one case of 16 each.
+    assert "| BWT | -25.0 [-50.0, 0.0] | 0.0 [0.0, 0.0] | +25.0 [+0.0, +50.0] |" in text
+    assert "less those of" not in text, "rounds of different tasks are not subtracted"
+
+
 def test_other_tasks_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [stored(tmp_path / name, FIRST) for name in ("one", "two")]
     matrix = folders[1] / "matrix.csv"
-    matrix.write_text(matrix.read_text().replace("a,b", "b,a"))
+    matrix.write_text(matrix.read_text().replace("a,b", "a,c"))
     assert main([str(folder) for folder in folders]) == 2
-    assert "their tasks differ (b a, a b)" in capsys.readouterr().err
+    assert "their tasks differ (a c, a b)" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trace_cl.analysis import compare, page, summary
+from trace_cl.analysis import bootstrap, compare, page, summary
 from trace_cl.analysis.stored import StoredRun
 from trace_cl.analysis.text import headline
 from trace_cl.errors import UserError
@@ -39,7 +39,7 @@ def read(folder: Path, name: str, sound: StoredRun) -> None:
     assert headline(run.figures, run.printed)
     json.dumps(page.answers(run, 100, page.Texts()), allow_nan=False, ensure_ascii=False).encode()
     if "round" in name or (run.tasks == sound.tasks and len(run.rows) == len(sound.rows)):
-        compare.contributions([sound, run], len(run.rows))
+        bootstrap.resampled([sound, run], len(run.rows), draws=10)
         compare.matrix_difference(run, sound, len(run.rows))
 
 

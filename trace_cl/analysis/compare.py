@@ -1,17 +1,7 @@
 """Runs side by side: `python -m trace_cl.compare RUN RUN …` prints what differs between them, as Markdown.
 
-Is a difference in OP or BWT more than the choice of test examples? A paired bootstrap answers from the stored
-predictions: percentile intervals after Efron and Tibshirani (1993, *An Introduction to the Bootstrap*, chapter 13), the
-paired form after Koehn (2004, *Statistical Significance Tests for Machine Translation Evaluation*). A draw takes of
-every task as many test examples as it has, with replacement: the same examples for all runs, because an example that is
-hard for one run is hard for the others, and the same for all rounds, because S[T,i] and S[i,i] are scores of the same
-examples.
-
-What the interval covers: other test examples of the same kind. What it does not cover: another training seed, another
-order of the tasks, other training data. The runs are held fixed, so two runs that differ in nothing but their seed may
-well lie further apart than the interval says; only several seeds tell a method from luck (`trace_cl.results`). A task
-whose examples all have one and the same score, as after complete forgetting, adds no width. With n examples a task the
-interval comes out narrower by √((n−1)/n), which is 1% at 50.
+Is a difference in OP, BWT or another figure more than the choice of test examples? A paired bootstrap answers from the
+stored predictions (`bootstrap`, which says what its intervals cover and what they do not).
 """
 
 import argparse
@@ -21,44 +11,24 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from trace_cl import metrics
+from trace_cl.analysis.baselines import further
+from trace_cl.analysis.bootstrap import DRAWS, LEVEL, Floats, interval, resampled
 from trace_cl.analysis.stored import StoredRun
 from trace_cl.analysis.text import UNDEFINED, legend, markdown, table
 from trace_cl.errors import UserError
 from trace_cl.records.files import is_free
-
-Floats = NDArray[np.float64]
-
-DRAWS = 10_000
-SEED = 0
-LEVEL = 0.95
-BLOCK = 1_000
-"""Draws made at once: memory for this many times a task's examples."""
 
 
 def kind(run: StoredRun) -> dict[str, object]:
     """What two runs must share to be compared."""
     return {
         "benchmarks": run.config.get("benchmark.name"),
-        "tasks": " ".join(run.tasks),
+        "tasks": " ".join(run.tasks if not run.complete else sorted(run.tasks)),
         "variants of the metrics": run.config.get("metrics.variant"),
     }
-
-
-def examples(run: StoredRun, round: int, task: str) -> tuple[list[tuple[int, str]], Floats]:
-    """The test examples of a task (index and reference), and what each scored after the round (0 to 100).
-
-    Raises UserError where they were not kept.
-    """
-    lines = run.predictions(round, task)
-    if not lines:
-        raise UserError(
-            f"{run.folder}/predictions/round{round}/{task}.jsonl is missing: a comparison needs every example's score"
-        )
-    return [(line["index"], line["reference"]) for line in lines], np.array([line["score"] for line in lines])
 
 
 def read_runs(folders: Sequence[Path]) -> list[StoredRun]:
@@ -82,66 +52,6 @@ def read_runs(folders: Sequence[Path]) -> list[StoredRun]:
     return runs
 
 
-def contributions(runs: Sequence[StoredRun], rounds: int) -> list[Floats]:
-    """For each task what each of its examples adds to OP and BWT: n × runs × 2.
-
-    The first of the two is the example's score after the last round, the second what that is above its score after the
-    task's own round. Their means over the examples, then over the tasks, are OP and BWT. Raises UserError where the
-    runs (or the rounds of one) were scored on different examples.
-    """
-    tasks = []
-    for number, task in enumerate(runs[0].tasks[:rounds], start=1):
-        expected, _ = examples(runs[0], rounds, task)
-        columns = []
-        for run in runs:
-            scores = {}
-            for round in (number, rounds):
-                here, scores[round] = examples(run, round, task)
-                if here != expected:
-                    raise UserError(
-                        f"{run.folder} was scored on other test examples of {task} in round {round} than "
-                        f"{runs[0].folder} in round {rounds}: there is nothing to pair"
-                    )
-                if not np.isclose(scores[round].mean(), run.rows[round - 1][number - 1], rtol=0, atol=1e-6):
-                    raise UserError(
-                        f"{run.folder}: the figure of {task} in round {round} is not the mean of its examples' scores "
-                        "(as F1 over classes is none): leave its runs out"
-                    )
-            columns.append(np.stack([scores[rounds], scores[rounds] - scores[number]], axis=-1))
-        tasks.append(np.stack(columns, axis=1))
-    return tasks
-
-
-def estimate(tasks: Sequence[Floats]) -> Floats:
-    """Mean over the tasks of the mean over the examples: of tasks of n × … the array …."""
-    means: Floats = np.mean([values.mean(axis=0) for values in tasks], axis=0)
-    return means
-
-
-def bootstrap(tasks: Sequence[Floats], draws: int = DRAWS, seed: int = SEED) -> Floats:
-    """The estimate on `draws` resamples: of tasks of n × … an array draws × …; each task is resampled by itself."""
-    generator = np.random.default_rng(seed)
-    means: Floats = np.mean([_resampled_means(values, draws, generator) for values in tasks], axis=0)
-    return means
-
-
-def _resampled_means(values: Floats, draws: int, generator: np.random.Generator) -> Floats:
-    """The mean over the n examples of n × …, on as many examples drawn with replacement: draws × …."""
-    n, flat = len(values), values.reshape(len(values), -1)
-    blocks = []
-    for start in range(0, draws, BLOCK):
-        size = min(BLOCK, draws - start)
-        drawn = generator.integers(n, size=(size, n)) + n * np.arange(size)[:, np.newaxis]
-        times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        blocks.append(times @ flat / n)
-    return np.concatenate(blocks).reshape(draws, *values.shape[1:])
-
-
-def interval(samples: Floats) -> Floats:
-    """The percentile interval at LEVEL, of samples draws × …: the array 2 × …, lower and upper ends."""
-    return np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-
-
 def short_names(folders: Sequence[Path]) -> list[str]:
     """What tells the folders apart, with the method at least: their paths below a folder they all lie in."""
     above = os.path.commonpath([folder.resolve().parents[1] for folder in folders])
@@ -154,22 +64,37 @@ def with_interval(value: float, ends: Floats, sign: str = "") -> str:
 
 
 def with_gains(runs: Sequence[StoredRun], rounds: int) -> pd.DataFrame:
-    """OP and BWT of each run after the round, and what they are above the first run's, each with its interval."""
-    tasks = contributions(runs, rounds)
-    values, samples = estimate(tasks), bootstrap(tasks)
-    ends = interval(samples)
-    gains, gain_ends = values - values[0], interval(samples - samples[:, :1])
-    columns: dict[str, list[str]] = {}
-    for k, figure in enumerate(("OP", "BWT")):
-        defined = [run.figures[figure][rounds - 1] is not None for run in runs]
-        columns[figure] = [
-            with_interval(values[r, k], ends[:, r, k]) if defined[r] else UNDEFINED for r in range(len(runs))
-        ]
-        columns[f"{figure} gain"] = [""] + [
-            with_interval(gains[r, k], gain_ends[:, r, k], "+") if defined[0] and defined[r] else UNDEFINED
-            for r in range(1, len(runs))
-        ]
-    return pd.DataFrame(columns, index=pd.Index(short_names([run.folder for run in runs]), name="run"))
+    """A row a figure: of each run after the round, and then what it is above the first run's, with intervals. Left out
+    are figures that no run has."""
+    values = [run.figures | further(run) for run in runs]
+    scores = resampled(runs, rounds)
+    lines = {}
+    for figure in (*metrics.FIGURES, *metrics.FURTHER):
+        here = [run[figure.name][rounds - 1] for run in values]
+        if figure in metrics.FIGURES or any(value is not None for value in here):
+            known = [
+                None if value is None else (value, run.figure(figure)) for value, run in zip(here, scores, strict=True)
+            ]
+            lines[figure.name] = [*map(own, known), *(gain(each, known[0]) for each in known[1:])]
+    names = short_names([run.folder for run in runs])
+    gains = [f"{name} gain" for name in names[1:]] if len(runs) > 2 else ["gain"]
+    return pd.DataFrame.from_dict(lines, orient="index", columns=[*names, *gains]).rename_axis(index="figure")
+
+
+Known = tuple[float, Floats] | None
+"""A figure, and what it is on every resample; None where it is undefined."""
+
+
+def own(figure: Known) -> str:
+    """A figure with its interval."""
+    return UNDEFINED if figure is None else with_interval(figure[0], interval(figure[1]))
+
+
+def gain(figure: Known, first: Known) -> str:
+    """What a figure is above another on the same resamples, with its interval."""
+    if figure is None or first is None:
+        return UNDEFINED
+    return with_interval(figure[0] - first[0], interval(figure[1] - first[1]), "+")
 
 
 def config_differences(runs: Sequence[StoredRun]) -> pd.DataFrame:
@@ -222,16 +147,18 @@ def compare(folders: Sequence[Path]) -> str:
                 f"All is compared after round {rounds}."
             )
     parts += [
-        f"## OP and BWT after round {rounds}",
+        f"## Figures after round {rounds}",
         markdown(with_gains(runs, rounds)),
         f"In brackets {LEVEL:.0%} intervals of a bootstrap over the test examples ({DRAWS:,} draws). Gain: above "
         f"{names[0]}, with the same examples drawn for both. A gain whose interval excludes 0 is more than the choice "
-        f"of test examples explains; how much another training seed would change it does not say. {legend()}"
-        f"{told(runs, names)}",
+        f"of test examples explains; how much another training seed would change it does not say. "
+        f"{legend((*metrics.FIGURES, *metrics.FURTHER))}{told(runs, names)}",
         "## Configuration",
         "Nothing differs." if differences.empty else markdown(differences),
     ]
     for name, run in zip(names[1:], others, strict=True):
+        if run.tasks != first.tasks:
+            continue
         parts += [f"## Scores of {name} less those of {names[0]}", markdown(matrix_difference(run, first, rounds))]
     return "\n\n".join(parts)
 

@@ -178,6 +178,12 @@ class StoredRun:
         """The loss of the references by round, the base model's first, and task."""
         return reference_losses(self.record(0), [self.record(t) for t in self.matrix.index])
 
+    def score(self, round: int, task: str) -> float:
+        """The task's score after a finished round (0: the base model's); NaN where it was not scored."""
+        if round == 0:
+            return self.zero_shot.get(task, math.nan)
+        return float(self.matrix.to_numpy()[round - 1, self.tasks.index(task)])
+
     def scores(self, task: str) -> dict[int, float]:
         """A task's scores by round; round 0 is the base model."""
         base = {0: self.zero_shot[task]} if task in self.zero_shot else {}

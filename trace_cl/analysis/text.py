@@ -64,9 +64,10 @@ def size(bytes: int) -> str:
     return f"{bytes / 2**30:.1f} GiB" if abs(bytes) >= 2**30 else f"{bytes / 2**20:.1f} MiB"
 
 
-def legend() -> str:
-    """What each figure means, and how it is computed."""
-    return "; ".join(f"{figure.name}: {figure.meaning} ({figure.formula})" for figure in metrics.FIGURES) + "."
+def legend(figures: Sequence[metrics.Figure] | None = None) -> str:
+    """What each figure (by default `metrics.FIGURES`) means, and how it is computed."""
+    explained = metrics.FIGURES if figures is None else figures
+    return "; ".join(f"{figure.name}: {figure.meaning} ({figure.formula})" for figure in explained) + "."
 
 
 def undefined(untrained: Collection[int]) -> str:

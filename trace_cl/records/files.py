@@ -125,9 +125,10 @@ def whole(path: Path, read: Callable[[], T]) -> T:
 
 
 def read_matrix(path: Path) -> pd.DataFrame:
-    """A matrix.csv as it was written, to the last digit: indexed by round, a column a task, NaN above the diagonal.
+    """A matrix.csv as it was written, to the last digit: indexed by round, a column a task, NaN above the diagonal
+    where tasks to come were not scored.
 
-    Raises UserError unless rounds 1, 2, … have each a score from 0 to 100 for every task seen, and for no other.
+    Raises UserError unless rounds 1, 2, … have each a score from 0 to 100 for every task seen, and for no other or all.
     """
     return whole(path, lambda: _matrix(path.read_text(encoding="utf-8")))
 
@@ -141,9 +142,9 @@ def _matrix(text: str) -> pd.DataFrame:
         raise ValueError("its rounds are not 1, 2, … up to the number of tasks")
     rows = []
     for t, (_, *cells) in enumerate(lines, start=1):
-        if len(cells) != len(tasks) or any(cells[t:]):
-            raise ValueError(f"round {t} has not a score for each of the first {t} of {len(tasks)} tasks alone")
-        rows.append([_score(cell, t) for cell in cells[:t]] + [math.nan] * (len(tasks) - t))
+        if len(cells) != len(tasks) or (any(cells[t:]) and not all(cells[t:])):
+            raise ValueError(f"round {t} has not a score for each of the first {t} of {len(tasks)} tasks alone, or all")
+        rows.append([_score(cell, t) if cell or place < t else math.nan for place, cell in enumerate(cells)])
     return pd.DataFrame(rows, index=pd.Index(range(1, len(rows) + 1), name="round"), columns=tasks)
 
 

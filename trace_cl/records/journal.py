@@ -173,10 +173,12 @@ class Journal:
 
     def rows(self, standing: Standing) -> list[list[float]]:
         """S, a row a finished round, row t with t scores."""
-        return [
-            [float(record["scores"][self.variant][task]) for task in self.tasks[:t]]
-            for t, record in enumerate(standing.rounds, start=1)
-        ]
+        return [scores[:t] for t, scores in enumerate(self.scores(standing), start=1)]
+
+    def scores(self, standing: Standing) -> list[list[float]]:
+        """The same with the scores of the tasks to come, where these are asked for: a row has t scores or all."""
+        found = [record["scores"][self.variant] for record in standing.rounds]
+        return [[float(scores[task]) for task in self.tasks[: len(scores)]] for scores in found]
 
     def complete(self) -> bool:
         """Whether every round is finished, and the matrix is as it was written. Raises UserError for a file that is no
@@ -266,7 +268,7 @@ class Journal:
                 shutil.rmtree(leftover, ignore_errors=True)
         if standing.rounds != self._manifest().rounds:
             self._write_manifest(standing)
-        rows, path = self.rows(standing), self.folder / "matrix.csv"
+        rows, path = self.scores(standing), self.folder / "matrix.csv"
         expected = self._as_matrix(rows)
         # A run that was killed between the two last files of a round has a row more.
         there = path.read_bytes() if path.exists() else b""
@@ -284,14 +286,14 @@ class Journal:
     def _as_matrix(self, rows: Sequence[Sequence[float]]) -> str:
         lines = [",".join(["round", *self.tasks])]
         for t, scores in enumerate(rows, start=1):
-            lines.append(",".join([str(t), *map(repr, scores), *[""] * (len(self.tasks) - t)]))
+            lines.append(",".join([str(t), *map(repr, scores), *[""] * (len(self.tasks) - len(scores))]))
         return "\n".join(lines) + "\n"
 
     @writing
     def finish_round(self, standing: Standing) -> None:
         """The newest of these rounds is finished: its row in the matrix, and then, which makes it so, the manifest."""
         if standing.rounds:
-            write(self.folder / "matrix.csv", self._as_matrix(self.rows(standing)))
+            write(self.folder / "matrix.csv", self._as_matrix(self.scores(standing)))
         self._write_manifest(standing)
         with guard(self.folder):
             shutil.rmtree(self.folder / "answers", ignore_errors=True)

@@ -14,8 +14,9 @@ class Progress:
     what that task's last one took: evaluation is too large a part of a run to be left out.
     """
 
-    def __init__(self, tokens_by_round: Sequence[int], tasks: Sequence[str], shown: bool = True) -> None:
-        self.tasks = tasks
+    def __init__(self, tokens_by_round: Sequence[int], scored: Sequence[Sequence[str]], shown: bool = True) -> None:
+        """Of each round its tokens, and the tasks that are scored after it; the last round's are all."""
+        self.scored, self.tasks = scored, scored[-1]
         self.rounds = len(tokens_by_round)
         self.tokens = sum(tokens_by_round)
         self.bar = tqdm(
@@ -23,13 +24,13 @@ class Progress:
         )
         self.trained = self.seconds = 0.0
         self.last_evaluation: dict[str, float] = {}
-        self.outstanding = [task for t in range(self.rounds) for task in tasks[: t + 1]]
+        self.outstanding = [task for tasks in scored for task in tasks]
 
     def skip_round(self, round: int, tokens: int, evaluated: bool) -> None:
         """A round that an earlier start of this run has done."""
         self.bar.update(tokens)
         if evaluated:
-            self.outstanding = self.outstanding[round:]
+            self.outstanding = self.outstanding[len(self.scored[round - 1]) :]
 
     def skip_step(self, tokens: int) -> None:
         """A step that an earlier start of this run has done."""
