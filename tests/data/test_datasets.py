@@ -1,12 +1,14 @@
 """Any dataset by its columns: saved to disk, as files of rows, or from the hub."""
 
 import json
+import re
 from pathlib import Path
 
 import datasets
 import pytest
 from support import compose
 
+from trace_cl import choices
 from trace_cl.config import check
 from trace_cl.data.benchmark import load_data
 from trace_cl.data.files import TaskData
@@ -63,6 +65,13 @@ def test_a_dataset_saved_to_disk(tmp_path: Path) -> None:
         "eval": EXPECTED[1:],
         "test": EXPECTED[:1],
     }
+
+
+def test_options_take_the_place_of_class_names(tmp_path: Path) -> None:
+    saved(tmp_path / "rows", train=ROWS, eval=ROWS, test=ROWS)
+    task = load(f"benchmark.root={tmp_path}", task="options:[nein,ja],dataset:rows")
+    assert task.splits["test"]["answer"] == ["ja", "nein"]
+    assert task.splits["test"]["prompt"][1] == "007/7: b? nein, ja\n"
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "parquet"])
@@ -192,3 +201,26 @@ def test_a_hub_that_is_not_reached_is_said_so(monkeypatch: pytest.MonkeyPatch, t
         UserError, match=r"mine\.dataset: owner/rows, train could not be loaded from the Hugging Face hub"
     ):
         load(task="dataset:'owner/rows'")
+
+
+def test_the_example_in_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it asks the hub for, and what it makes of the rows that those two datasets are known to have."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text()
+    [example] = re.findall(r"```yaml title=\"conf/benchmark/news.yaml\"\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "benchmark" / "news.yaml").write_text(example)
+    names = {"fancyzhx/ag_news": ["World", "Sports", "Business", "Sci/Tech"], "stanfordnlp/imdb": ["neg", "pos"]}
+
+    def load_dataset(name: str, subset: str | None, *, split: str, revision: str | None) -> datasets.Dataset:
+        assert (subset, split in ("train", "test")) == (None, True)
+        columns = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names[name])})
+        return datasets.Dataset.from_list([{"text": "t", "label": 1}], columns)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    config = choices.compose(["benchmark=news"], tmp_path)
+    check(config)
+    loaded = load_data(config.benchmark, instructions=True)
+    assert {name: task.splits["eval"].to_list() for name, task in loaded.items()} == {
+        "news": [{"prompt": "t\nTopic (World, Sports, Business, Sci/Tech):", "answer": "Sports"}],
+        "films": [{"prompt": "t\nThis review is (negative, positive):", "answer": "positive"}],
+    }

@@ -80,7 +80,7 @@ def test_what_changes_results_stands_in_the_name(overrides: str, method: str) ->
         "training.learning_rate=6e-4 benchmark.max_train=null training.clip_norm=1",
         "model.learning_rate=0.1 training.learning_rate=6e-4",
         "model.path=/a/copy",
-        "benchmark.source=files benchmark.reader=datasets benchmark.tasks.FOMC.dataset=x benchmark.tasks.FOMC.revision=y",
+        "benchmark.source=files benchmark.reader=datasets benchmark.tasks.FOMC.dataset=x",
         "+benchmark.counts={FOMC:[1,2,3]}",
     ],
 )

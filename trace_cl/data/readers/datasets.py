@@ -119,11 +119,14 @@ def _line(path: Path, number: int, line: str) -> Any:
 def _filled(rows: datasets.Dataset | list[Any], source: str, reading: Reading) -> list[dict[str, str]]:
     """Each row's prompt and answer."""
     columns = _columns(rows, source)
-    classes = {name: f.names for name, f in columns.items() if isinstance(f, datasets.ClassLabel)}
     answer = reading.answer
     if answer is None:
         raise UserError("benchmark.answer is not set: benchmark.reader=datasets needs a text with a column, as {label}")
     answer.check(columns)
+    renamed = answer.places if reading.options else set()
+    classes = {
+        name: f.names for name, f in columns.items() if isinstance(f, datasets.ClassLabel) and name not in renamed
+    }
     options = reading.options or next((classes[place] for place in sorted(answer.places & set(classes))), ())
     listed = {"options": ", ".join(options)} if options else {}
     template = reading.needed_template("datasets", [*columns, *listed])
