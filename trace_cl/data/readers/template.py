@@ -8,7 +8,7 @@ from trace_cl.config import BenchmarkConfig
 from trace_cl.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass
 class Template:
     """A text with `{named}` places, blanks and line ends as written; `{{` and `}}` are braces. `key` is its own.
 
@@ -28,7 +28,7 @@ class Template:
         for _, place, form, conversion in parsed:
             if place is not None and (form or conversion):
                 raise UserError(f"{self.key}: {{{place}{'!' if conversion else ':'}…}} is no name of a place alone")
-        object.__setattr__(self, "parts", [(text, place) for text, place, _, _ in parsed])
+        self.parts = [(text, place) for text, place, _, _ in parsed]
 
     @property
     def places(self) -> set[str]:
