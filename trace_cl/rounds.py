@@ -21,7 +21,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trace_cl import plan
 from trace_cl.analysis import report
 from trace_cl.analysis.abilities import abilities
+from trace_cl.analysis.further import summarized
 from trace_cl.analysis.losses import general_loss
+from trace_cl.analysis.stored import StoredRun
 from trace_cl.data.batches import answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
@@ -438,7 +440,10 @@ class Run:
         defined = {name: values[-1] for name, values in figures.items() if values[-1] is not None}
         self.logger.log("round", len(rows), {**score_curves(newest), **defined})
         self.journal.write_summary(summary)
-        report.write_report(self.journal.folder, rows, self.journal.tasks, records, summary, base)
+        folder, scores = self.journal.folder, self.journal.scores(standing)
+        summary |= summarized(StoredRun.of(folder, report.matrix(scores, self.journal.tasks)))
+        self.journal.write_summary(summary)
+        report.write_report(folder, scores, self.journal.tasks, records, summary, base)
         return figures
 
 

@@ -271,7 +271,7 @@ def test_the_page_says_it_too(run: Path) -> None:
     write_losses(run, {}, {})
     shutil.rmtree(run / "rounds")
     assert why(StoredRun.at(run)) == {}
-    assert "<details>" not in render([StoredRun.at(run)], 10)
+    assert "What was forgotten" not in render([StoredRun.at(run)], 10)
 
 
 def test_whoever_stops_reading_is_shown_no_traceback(run: Path) -> None:

@@ -91,7 +91,9 @@ def test_a_real_run_stands_there_with_every_figure_and_every_answer(run: Callabl
     name = "/".join(folder.parts[-4:])
     summary = json.loads((folder / "summary.json").read_text())
     header, *tasks, op, bwt, learned = page.runs[name][:7]
-    forgotten, losses = page.runs[name][7:11], page.runs[name][11:]
+    forgotten, losses, definitions = page.runs[name][7:11], page.runs[name][11:15], page.runs[name][15:]
+    assert definitions[0] == ["figure", "value", "95% interval"]
+    assert [row[0] for row in definitions[1:]] == [*("OP", "BWT", "learned", "mean OP", "BWT, t−1", "forgetting")]
     assert forgotten[0][-3:] == ["by format", "by empty", "changed"]
     assert [row[0] for row in losses] == ["task \\ round", *summary["tasks"]]
     assert header[1:] == ["0", "1", "2", "3"]
@@ -121,7 +123,9 @@ def test_the_published_runs_are_there_and_marked(tmp_path: Path) -> None:
     assert len(folders) == 19
     for folder in folders:
         summary = json.loads((folder / "summary.json").read_text())
-        *_, op, bwt, learned = page.runs[f"trace/{folder.parent.name}/{folder.name}/published"]
+        op, bwt, learned, *others = page.runs[f"trace/{folder.parent.name}/{folder.name}/published"][9:]
+        assert [row[0] for row in others] == ["figure", "mean OP", "BWT, t−1", "forgetting"], "which nobody printed"
+        assert all(row[1].endswith("†") for row in others[1:])
         assert op[1:] == one_decimal(summary["printed"]["OP"])
         assert bwt[-1] == f"{summary['printed']['BWT']:.1f}"
         assert [float(text.removesuffix("†")) for text in bwt[1:]] == pytest.approx(summary["BWT"], abs=0.051)

@@ -99,7 +99,7 @@ def test_runs_are_in_order_and_by_method(tmp_path: Path) -> None:
         ("matrix.csv", "round,a,b\n1,5,\n2,,5\n", "round 2: '' is no score from 0 to 100"),
         ("matrix.csv", "round,a,b\n1,5,\n2,5,5,5,5\n", "round 2 has not a score for each"),
         ("matrix.csv", "round,a,b\n1,5,\n2,5\n", "round 2 has not a score for each"),
-        ("matrix.csv", "round,a,b\n1,5,7\n2,5,5\n", "round 1 has not a score for each"),
+        ("matrix.csv", "round,a,b,c\n1,5,7,\n2,5,5,\n", "round 1 has not a score for each"),
         *(
             ("matrix.csv", f"round,a,b\n1,{cell},\n", "is no score from 0 to 100")
             for cell in ("high", "900", "-5", "nan", "inf", "9" * 400, "1_0")

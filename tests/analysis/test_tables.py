@@ -221,4 +221,7 @@ def test_table_5_in_latex_is_grouped() -> None:
 
 def test_an_unknown_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["23"]) == 2
-    assert capsys.readouterr().err == "error: there is no table 23 here: choose 3, 4, 5, 7, 12, 24 to 42, or trace\n"
+    assert (
+        capsys.readouterr().err
+        == "error: there is no table 23 here: choose 3, 4, 5, 7, 12, 24 to 42, trace or metrics\n"
+    )

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from shlex import join
 from typing import Any
 
-import pandas as pd
-
 from trace_cl import identity, metrics
 from trace_cl.analysis.stored import StoredRun, natural
 
@@ -58,24 +56,12 @@ def further(run: StoredRun) -> dict[str, list[float | None]]:
 
 
 def missing(run: StoredRun) -> dict[str, str]:
-    """By figure what would have to be there, of those that cannot be told for want of it: the command that makes it."""
-    if run.published or len(run.tasks) < 2:
+    """By figure the command that makes the run it is held against, where there is none."""
+    if run.published or run.untrained:
         return {}
     found = baselines_of(run)
-    said = {}
-    for figure in metrics.FURTHER:
-        if figure.of_unseen and (run.needs_task_id or run.untrained):
-            continue
-        if figure.of_unseen and not is_whole(run.matrix):
-            said[figure.name] = f"{_command(run, run.strategy.partition('+')[0])} evaluation.tasks=all runs_dir=DIR"
-        elif figure.needs is not None and figure.needs not in found and not run.untrained:
-            said[figure.name] = _command(run, figure.needs)
-    return said
-
-
-def is_whole(matrix: pd.DataFrame) -> bool:
-    """Whether the tasks to come were scored too."""
-    return bool(matrix.notna().all(axis=None))
+    wanted = {figure.name: figure.needs for figure in metrics.FURTHER if figure.needs in _ROUNDS}
+    return {name: _command(run, need) for name, need in wanted.items() if need is not None and need not in found}
 
 
 def _beside(run: StoredRun, strategy: str) -> StoredRun | None:
@@ -108,6 +94,8 @@ def _different(run: StoredRun, other: StoredRun) -> int:
 def _command(run: StoredRun, strategy: str) -> str:
     """What makes such a run of this strategy, with this one's settings of the benchmark, of training and of scoring."""
     different = identity.differences(run.written, run.own)
+    if sorted(run.tasks) == sorted(run.own.get(identity.ORDER, [])):
+        different.pop(identity.ORDER, None)  # a bound is the same in every order
     words = ["benchmark=" + run.benchmark, "model=" + run.model, "seed=" + run.seed]
     if root := run.written.get("benchmark.root"):
         words.append(f"benchmark.root={root}")

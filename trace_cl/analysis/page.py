@@ -18,10 +18,11 @@ import jinja2
 from trace_cl import metrics
 from trace_cl.analysis.abilities import DELTA, MEAN, of_run, table
 from trace_cl.analysis.forgetting import cells, learned_and_forgotten, when_learned
+from trace_cl.analysis.further import EVERY, frame
 from trace_cl.analysis.losses import LOSSES, loss_table
 from trace_cl.analysis.save import save
 from trace_cl.analysis.stored import StoredRun, by_method, find, find_published, folder_of_runs, last
-from trace_cl.analysis.text import RECOMPUTED, headline, identity, over_seeds, texts
+from trace_cl.analysis.text import RECOMPUTED, headline, identity, legend, over_seeds, texts
 from trace_cl.errors import UserError
 
 BLACK_READS_BETTER = 47
@@ -110,6 +111,13 @@ def why(run: StoredRun) -> dict[str, list[list[str]]]:
     return {caption: texts(frame) for caption, frame in tables.items() if frame is not None and not frame.empty}
 
 
+def definitions(run: StoredRun) -> dict[str, list[list[str]]]:
+    """The run's figures by all definitions, by what they mean. Raises UserError for a damaged run that they need."""
+    shown = frame(run)
+    explained = [figure for figure in EVERY if figure.name in shown.index]
+    return {} if shown.empty else {legend(explained): texts(shown)}
+
+
 @cache
 def palette() -> Sequence[str]:
     """The 256 colours of heatmap.png, #rrggbb. Matplotlib is imported only where they are needed."""
@@ -145,7 +153,7 @@ def render(runs: Sequence[StoredRun], limit: int) -> str:
         groups=groups,
         summary=summary,
         abilities=ability_rows,
-        why=why,
+        folded={"What was forgotten": why, "Figures by definition": definitions},
         answers=said,
         prompts=list(prompts),
         figures=metrics.FIGURES,

@@ -11,8 +11,10 @@ import pandas as pd
 from trace_cl import metrics
 from trace_cl.analysis.abilities import section
 from trace_cl.analysis.forgetting import WHY, Cell, cells, learned_and_forgotten, when_learned
+from trace_cl.analysis.further import definitions
 from trace_cl.analysis.losses import LOSSES, loss_table, reference_losses, sentence, with_general_loss
 from trace_cl.analysis.plots import Method, curves, heatmap, image
+from trace_cl.analysis.stored import StoredRun
 from trace_cl.analysis.text import UNDEFINED, headline, identity, legend, markdown, render, square, table, undefined
 from trace_cl.errors import UserError
 from trace_cl.records.files import write
@@ -127,13 +129,15 @@ def pictures(method: str, title: str, scores: pd.DataFrame) -> dict[str, bytes]:
 
 def write_report(
     folder: Path,
-    rows: Sequence[Sequence[float]],
+    scores: Sequence[Sequence[float]],
     tasks: Sequence[str],
     rounds: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
     base: Mapping[str, Any] | None = None,
 ) -> None:
-    """report.md and its pictures, heatmap.png and curves.png, of the finished rounds."""
+    """report.md and its pictures, heatmap.png and curves.png, of the finished rounds: a row of `scores` has those of
+    the tasks seen, or of all."""
+    rows = [row[:t] for t, row in enumerate(scores, start=1)]
     method = folder.parent.name  # with the settings that tell it from others
     name = f"{method} on {summary['benchmark']}, {summary['model']}, seed {summary['seed']}"
     untrained = summary.get("untrained_rounds", [])
@@ -142,7 +146,8 @@ def write_report(
     title = f"{name}\n{headline(values)} after {len(rows)} of {len(tasks)} rounds"
     found = newest_cells(folder, tasks[: len(rows)], untrained)
     losses = reference_losses(base or {}, rounds)
-    for file, picture in pictures(method, title, matrix(rows, tasks)).items():
+    others = definitions(StoredRun.of(folder, matrix(scores, tasks)))
+    for file, picture in pictures(method, title, matrix(scores, tasks)).items():
         write(folder / file, picture)
     write(
         folder / "report.md",
@@ -165,7 +170,7 @@ Scores run from 0 to 100 (variant: {summary["variant"]}). {legend()}{sentence(su
 ## Learned and forgotten
 
 {markdown(learned_and_forgotten(rows, tasks, summary["zero_shot"], untrained, found))}
-{paragraph(WHY if found else "")}{losses_of(loss_table(losses, rows, tasks, untrained))}{section(summary)}
+{paragraph(WHY if found else "")}{losses_of(loss_table(losses, rows, tasks, untrained))}{section(summary)}{others}
 ## Rounds
 
 {markdown(training_of(rounds))}

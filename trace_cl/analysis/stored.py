@@ -63,6 +63,16 @@ class StoredRun:
     matrix: pd.DataFrame
 
     @classmethod
+    def of(cls, folder: Path, matrix: pd.DataFrame) -> Self:
+        """The run in a folder, named by where it lies, with this matrix."""
+        there = folder.resolve()
+        if there.is_relative_to(PUBLISHED):
+            model, method = there.parts[-2:]
+            return cls(folder, PAPER_BENCHMARK, model, method, "", matrix)
+        benchmark, model, method, seed = ["", "", "", "", *Path(os.path.abspath(folder)).parts][-4:]
+        return cls(folder, benchmark, model, method, seed.removeprefix("seed"), matrix)
+
+    @classmethod
     def at(cls, folder: Path) -> Self:
         """The run in a folder, named by where it lies. Raises UserError where there is none, or a damaged matrix."""
         path = folder / "matrix.csv"
@@ -71,13 +81,7 @@ class StoredRun:
                 f"{folder} is no run with a finished round: it holds no matrix.csv; name folders such as "
                 "runs/embedded/tiny/seqft/seed1"
             )
-        matrix = read_matrix(path)
-        there = folder.resolve()
-        if there.is_relative_to(PUBLISHED):
-            model, method = there.parts[-2:]
-            return cls(folder, PAPER_BENCHMARK, model, method, "", matrix)
-        benchmark, model, method, seed = ["", "", "", "", *Path(os.path.abspath(folder)).parts][-4:]
-        return cls(folder, benchmark, model, method, seed.removeprefix("seed"), matrix)
+        return cls.of(folder, read_matrix(path))
 
     @property
     def published(self) -> bool:
@@ -160,6 +164,11 @@ class StoredRun:
         return dict(self.summary.get("zero_shot", {}))
 
     @property
+    def intervals(self) -> dict[str, list[float]]:
+        """By figure the ends of its bootstrap interval after the last round; empty where it was not told."""
+        return dict(self.summary.get("intervals", {}))
+
+    @property
     def general_loss(self) -> float | None:
         """The loss on general text after the newest round; None where it was not measured."""
         return next(iter(self.summary.get("general_loss", [])[-1:]), None)
@@ -200,6 +209,7 @@ class StoredRun:
         rounds = set(range(1, len(self.tasks) + 1))
         fits: dict[str, Callable[[Any], bool]] = {
             "general_loss": lambda value: isinstance(value, list) and all(map(is_loss, value)),
+            "intervals": lambda value: isinstance(value, dict) and all(map(is_interval, value.values())),
             "method": lambda value: isinstance(value, str) and value != "",
             "untrained_rounds": lambda value: (
                 isinstance(value, list) and all(type(t) is int and t in rounds for t in value)
@@ -356,6 +366,11 @@ def last(runs: Sequence[StoredRun], figure: str) -> list[float | None]:
 def is_number(value: object) -> bool:
     """Whether it is a number that JSON may hold, and finite."""
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def is_interval(value: object) -> bool:
+    """Whether it is two numbers, the lower one first."""
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
 
 
 def plausible_round(record: dict[str, Any]) -> dict[str, Any]:

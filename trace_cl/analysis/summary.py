@@ -12,6 +12,7 @@ from statistics import mean
 import pandas as pd
 
 from trace_cl import metrics
+from trace_cl.analysis.further import by_seeds, commands
 from trace_cl.analysis.stored import StoredRun, by_method, folder_of_runs, in_place, last
 from trace_cl.analysis.text import legend, markdown, over_seeds, size
 from trace_cl.errors import UserError
@@ -28,8 +29,9 @@ COSTS = {
 TOLD = {True: "yes", False: "no", None: ""}
 
 
-def collect(folders: Iterable[Path]) -> tuple[pd.DataFrame, list[Path]]:
-    """The table of one model's runs on one benchmark, given by their directories; and the unfinished ones of these.
+def collect(folders: Iterable[Path]) -> tuple[list[list[StoredRun]], list[Path]]:
+    """The finished runs of one model on one benchmark, given by their directories, seed by seed of each method; and the
+    unfinished ones.
 
     Raises UserError for a run that is damaged, and where seeds of one method differ in more than the seed.
     """
@@ -41,12 +43,17 @@ def collect(folders: Iterable[Path]) -> tuple[pd.DataFrame, list[Path]]:
             runs.append(run)
         else:
             unfinished.append(folder)
+    return by_method(in_place(runs)), unfinished
+
+
+def tabulate(methods: Iterable[Sequence[StoredRun]]) -> pd.DataFrame:
+    """The figures after the last round, and what each method takes."""
     names = [figure.name for figure in metrics.FIGURES]
     lines = [
         [seeds[0].method, str(len(seeds)), *(over_seeds(last(seeds, name)) for name in names), *costs(seeds)]
-        for seeds in by_method(in_place(runs))
+        for seeds in methods
     ]
-    return pd.DataFrame(lines, columns=["method", "seeds", *names, *COSTS]).set_index("method"), unfinished
+    return pd.DataFrame(lines, columns=["method", "seeds", *names, *COSTS]).set_index("method")
 
 
 def costs(seeds: Sequence[StoredRun]) -> list[str]:
@@ -76,13 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_name("--benchmark", options.benchmark)
         check_name("--model", options.model)
         folder = folder_of_runs(options.runs) / options.benchmark / options.model
-        table, unfinished = collect(folder.glob("*/seed*"))
+        methods, unfinished = collect(folder.glob("*/seed*"))
         for path in unfinished:
             print(f"not finished, left out: {path}", file=sys.stderr)
-        if table.empty:
+        if not methods:
             raise UserError(f"no finished run under {folder}: start one with python -m trace_cl")
+        others, wanted = by_seeds(methods), commands(methods)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(render(table))
+    print(render(tabulate(methods)))
+    if not others.empty:
+        print(f"\n**Further figures**\n\n{markdown(others)}\n\n{legend(metrics.FURTHER)}")
+    if wanted:
+        print("\n".join(["\nFWT against single-task and intransigence need runs that are missing:\n", *wanted]))
     return 0

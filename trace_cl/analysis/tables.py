@@ -3,7 +3,8 @@
 Tables 24 to 42 are matrices: a row a task, a column a round, then the figures. Tables 3, 4 and 7 set the figures of
 whole runs side by side. What is called published is what the paper prints; a figure that it does not print is
 recomputed from its matrix, and marked. A published run has the format of any other, and is read by the same code.
-Tables 5 and 12 (`table5`, `table12`) and the one of what other papers print (`table_trace`) have no published runs.
+Tables 5 and 12 (`table5`, `table12`) and the one of what other papers print (`table_trace`) have no published runs;
+`table_metrics` has all figures by all definitions.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from trace_cl import metrics
-from trace_cl.analysis import table5, table12, table_trace
+from trace_cl.analysis import table5, table12, table_metrics, table_trace
 from trace_cl.analysis.shown import Shown, cell, contradictions, pivot, show
 from trace_cl.analysis.stored import (
     STRATEGIES,
@@ -155,8 +156,12 @@ def rendered(table: str, model: str | None, benchmark: str | None, runs: Path, p
         return table12.make(models, runs / (benchmark or default_benchmark(model)), published_only)
     if table == "trace":
         return table_trace.make(model or MODELS[0], benchmark or default_benchmark(model), runs, published_only)
+    if table == "metrics":
+        ours = model or MODELS[0]
+        published = ours if ours in MODELS else MODELS[0]
+        return table_metrics.make(published, ours, benchmark or default_benchmark(model), runs, published_only)
     if table not in map(str, (*COMPARED, 3, *matrices())):
-        raise UserError(f"there is no table {table} here: choose 3, 4, 5, 7, 12, 24 to 42, or trace")
+        raise UserError(f"there is no table {table} here: choose 3, 4, 5, 7, 12, 24 to 42, trace or metrics")
     tidy, caption = make(int(table), model, benchmark, runs)
     notes = contradictions(int(table), tidy)
     if not published_only and (tidy["published"].isna() & tidy["recomputed"].notna()).any():
@@ -168,7 +173,10 @@ def rendered(table: str, model: str | None, benchmark: str | None, runs: Path, p
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m trace_cl.tables", description="A table of the paper, from runs.")
-    parser.add_argument("table", help="3, 4, 5, 7, 12, 24 to 42, or trace: what other papers print of TRACE")
+    parser.add_argument(
+        "table",
+        help="3, 4, 5, 7, 12, 24 to 42; trace: what other papers print of TRACE; metrics: figures by all definitions",
+    )
     parser.add_argument("--model", help="whose runs stand beside the published ones (default: the table's own model)")
     parser.add_argument("--benchmark", help="on what (default: embedded for tiny, else trace)")
     parser.add_argument("--runs", type=Path, default=Path("runs"))

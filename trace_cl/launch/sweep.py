@@ -153,7 +153,7 @@ def _tables(folders: Sequence[Path]) -> list[str]:
 
     tables = []
     for model, runs in groupby(sorted(set(folders)), key=lambda folder: folder.parents[1]):
-        table, _ = results.collect(runs)
-        if not table.empty:
-            tables.append(f"**{model}**\n\n{results.render(table)}")
+        methods, _ = results.collect(runs)
+        if methods:
+            tables.append(f"**{model}**\n\n{results.render(results.tabulate(methods))}")
     return tables
