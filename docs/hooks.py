@@ -14,10 +14,10 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from trace_cl.choices import compose
-from trace_cl.config import CONF_DIR, Config, TaskConfig, as_dict
+from trace_cl.config import CONF_DIR, Config, EditionConfig, TaskConfig, as_dict
 
 PLACE = re.compile(r"^\{\{ (\w+) ?(\S*) \}\}$", re.MULTILINE)
 
@@ -107,8 +107,9 @@ def keys(cls: type, prefix: str = "") -> Iterator[Key]:
         if dataclasses.is_dataclass(kind):
             assert isinstance(kind, type)
             yield from keys(kind, f"{name}.")
-        elif kind == dict[str, TaskConfig]:
-            yield from keys(TaskConfig, f"{name}.TASK.")
+        elif kind in (dict[str, TaskConfig], dict[str, EditionConfig]):
+            [_, part] = get_args(kind)
+            yield from keys(part, f"{name}.{part.__name__.removesuffix('Config').upper()}.")
         elif name not in ("strategy", "logger"):
             value = written(values[field.name]) if field.name in values else ""
             yield Key(name, spelled(kind), value, described.get(field.name, ""))

@@ -6,6 +6,7 @@ the benchmark files; a new one is a file here and an entry there. This package k
 
 from .abilities import general_ability_delta, overall_ability
 from .accuracy import accuracy, first_character
+from .interval import SMALL, wilson
 from .macro_f1 import macro_f1
 from .matrix import FIGURES, Figure, Needed, backward_transfer, figures, learned, overall_performance
 from .pairs import VARIANTS, Metric, Variant, settled_when
@@ -28,6 +29,7 @@ __all__ = [
     "FIGURES",
     "FURTHER",
     "METRICS",
+    "SMALL",
     "VARIANTS",
     "Figure",
     "Metric",
@@ -55,4 +57,5 @@ __all__ = [
     "settled_by",
     "settled_when",
     "similarity",
+    "wilson",
 ]

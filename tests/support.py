@@ -55,6 +55,16 @@ def find_trace_root() -> Path:
     return root
 
 
+def find_layout(name: str) -> Path:
+    """Rows of a published benchmark in the layout that it is published in, or a skip that says why."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    places = [Path(os.environ["TRACE_ROOT"]).parent] if "TRACE_ROOT" in os.environ else []
+    for place in (*places, beside):
+        if (place / "layouts" / name).is_dir():
+            return place / "layouts" / name
+    pytest.skip(f"no layouts/{name}, neither beside $TRACE_ROOT nor in {beside}")
+
+
 class Killed(Exception):
     """Stands for a kill -9: nothing in the project catches it."""
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import fields
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -9,11 +10,15 @@ from types import ModuleType
 import pytest
 from support import compose
 
-from trace_cl.config import CONF_DIR, as_dict
+from trace_cl.config import CONF_DIR, EditionConfig, TaskConfig, as_dict
 from trace_cl.records.files import flatten
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+MIXED = ("benchmark.edition", "benchmark.order", "engine.processes", "dry_run")
+"""The keys that take words and numbers both."""
+NESTED = ("strategy.", "logger.", "benchmark.orders.", "benchmark.tasks.", "benchmark.editions")
+"""Keys below a name that is anybody's."""
 TARGETS = set(re.findall(r"^([a-z][a-z0-9_-]*):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -69,14 +74,16 @@ def test_every_key_is_listed_with_its_type_its_default_and_its_meaning(hooks: Mo
     listed = keys(hooks.on_page_markdown("{{ keys }}"))
     offered = dict(flatten(as_dict(compose())))
     for key, value in offered.items():
-        if not key.startswith(("strategy.", "logger.", "benchmark.orders.", "benchmark.tasks.")):
+        if not key.startswith(NESTED):
             kind, default, meaning = listed.pop(key)
             assert meaning, f"{key} does not say what it means"
             if isinstance(value, str | bool | int) and "$" not in default:
                 assert default == (str(value).lower() if isinstance(value, bool) else str(value)), key
-            assert kind or key in ("benchmark.order", "engine.processes", "dry_run"), key  # words and numbers both
+            assert kind or key in MIXED, key
     assert listed.pop("benchmark.orders")
-    assert listed.keys() == {f"benchmark.tasks.TASK.{key}" for key in ("epochs", "metric", "answer_tokens")}
+    parts = {"tasks.TASK": TaskConfig, "editions.EDITION": EditionConfig}
+    assert listed.keys() == {f"benchmark.{part}.{key.name}" for part, of in parts.items() for key in fields(of)}
+    assert all(meaning for *_, meaning in listed.values())
 
 
 def test_every_setting_of_a_strategy_is_explained(hooks: ModuleType) -> None:

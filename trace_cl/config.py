@@ -36,6 +36,7 @@ CHOICES: dict[str, tuple[str | int | None, ...]] = {
     "checkpoints": ("newest", "all"),
     "model.dtype": (None, "bf16", "fp32"),
     "benchmark.source": ("files", "generated"),
+    "benchmark.reader": ("trace", "cl_benchmark", "natural_instructions", "datasets"),
     "engine.name": ("auto", "torch", "deepspeed"),
     "engine.zero_stage": (0, 2, 3),
 }
@@ -43,6 +44,7 @@ CHOICES: dict[str, tuple[str | int | None, ...]] = {
 
 RANGES = {
     "benchmark.counts.*": COUNT,
+    "benchmark.editions.*.train": COUNT,
     "benchmark.epochs": COUNT,
     "benchmark.max_test": COUNT,
     "benchmark.max_train": COUNT,
@@ -79,6 +81,30 @@ class TaskConfig:
     """How its answers are scored: a name of `metrics.METRICS`, or the dotted name of a metric of one's own."""
     answer_tokens: int = MISSING
     """Tokens generated at most; fewer where nothing that follows can change the score."""
+    template: str | None = None
+    """How a row of this task becomes a prompt; `null`: as `benchmark.template` says."""
+    answer: str | None = None
+    """How a row of this task becomes an answer; `null`: as `benchmark.answer` says."""
+    options: list[str] | None = None
+    """The answers there are, in `reader: datasets`: `{options}` lists them, and a number counts them from 0; `null`:
+    the classes of the answer's column, if it has any."""
+    dataset: str | None = None
+    """Its name on the Hugging Face hub, or its folder under `root`, in `reader: datasets`; `null`: the task's name."""
+    subset: str | None = None
+    """The configuration of the dataset on the hub."""
+    revision: str | None = None
+    """The commit of the dataset on the hub; `null`: the newest."""
+
+
+@dataclass
+class EditionConfig:
+    """A cut of a benchmark that is published under a name of its own."""
+
+    folder: str = MISSING
+    """The folder that it lies in, under `root`; where that is not there it is `root` itself."""
+    train: int | None = None
+    """Training examples of each task, of which a task may have fewer, but not so few as a smaller edition's; `null`:
+    any number."""
 
 
 @dataclass
@@ -89,8 +115,18 @@ class BenchmarkConfig:
     """Its name in paths and tables."""
     source: str = "files"
     """`files` (under `root`), or `generated` (by `generator`)."""
+    reader: str = "trace"
+    """How its files lie and read: `trace` (`ROOT/TASK/{train,eval,test}.json`), `cl_benchmark` (O-LoRA's),
+    `natural_instructions` (SAPT's), or `datasets` (any, by their columns)."""
     root: str | None = None
-    """The folder of its files, `ROOT/TASK/{train,eval,test}.json`."""
+    """The folder of its files."""
+    template: str | None = None
+    """How a row becomes a prompt: a text with `{named}` places, which the reader gives; `null`: its prompt as it is."""
+    answer: str | None = None
+    """How a row becomes an answer, in `reader: datasets`: a text with columns in its places, as `{label}`."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """What the dataset calls the splits `train`, `eval` and `test`, in `reader: datasets`; those not named are called
+    so there."""
     generator: str | None = None
     """The dotted name of the function that generates its examples."""
     general: str | None = None
@@ -109,8 +145,13 @@ class BenchmarkConfig:
     """Epochs of every task; `null`: each task's own."""
     instructions: str | None = None
     """The general instruction set that Replay learns from; `null`: there is none."""
-    counts: dict[str, int] = field(default_factory=dict)
-    """Training examples by task and instruction set: what a dry run plans by where the files are missing."""
+    counts: dict[str, Any] = field(default_factory=dict)
+    """The published number of examples by task and instruction set, of the training split or of `[train, eval, test]`:
+    what a dry run plans by where the files are missing; that files have others is announced."""
+    edition: Any = None
+    """The one of `editions` that is read; `null`: the folder as it is given."""
+    editions: dict[str, EditionConfig] = field(default_factory=dict)
+    """Cuts of it that are published under names of their own."""
     max_train: int | None = None
     """Training examples of each task at most, the first ones; `null`: all."""
     max_test: int | None = None
@@ -396,6 +437,10 @@ def _check_source(model: DictConfig) -> None:
         )
 
 
+READ_BY_COLUMNS = ("answer", "options", "dataset", "subset", "revision", "splits")
+"""What says how a dataset is read by its columns, of a benchmark or of a task."""
+
+
 def _check_benchmark(benchmark: DictConfig) -> None:
     tasks = benchmark.tasks
     if benchmark.source == "generated" and not benchmark.generator:
@@ -410,3 +455,25 @@ def _check_benchmark(benchmark: DictConfig) -> None:
                 f"benchmark.order: no task {name} in benchmark.tasks; nearest: {nearest(name, map(str, tasks))}"
             )
         look_up_metric(tasks[name].metric, f"benchmark.tasks.{name}.metric")
+    _check_reading("benchmark", benchmark, benchmark)
+    for name in benchmark.order:
+        _check_reading(f"benchmark.tasks.{name}", tasks[name], benchmark)
+    for name, rows in benchmark.counts.items():
+        counts = list(rows) if OmegaConf.is_list(rows) else [rows]
+        if len(counts) not in (1, 3) or not all(type(count) is int for count in counts):
+            raise UserError(f"benchmark.counts.{name}={rows} must be a whole number, or three: train, eval, test")
+    for split in benchmark.splits:
+        if split not in ("train", "eval", "test"):
+            raise UserError(f"benchmark.splits.{split}: it is train, eval or test that has another name there")
+    if benchmark.edition is not None and str(benchmark.edition) not in benchmark.editions:
+        known = ", ".join(map(str, benchmark.editions))
+        raise UserError(f"benchmark.edition={benchmark.edition} is not one of {known or 'any: it has none'}; or null")
+
+
+def _check_reading(where: str, section: DictConfig, benchmark: DictConfig) -> None:
+    """Raise UserError for a key of this section that nobody would read."""
+    if section.template is not None and benchmark.source == "generated":
+        raise UserError(f"{where}.template is for files: benchmark.source=generated gives its prompts as they are")
+    for key in READ_BY_COLUMNS:
+        if section.get(key) and (benchmark.reader != "datasets" or benchmark.source == "generated"):
+            raise UserError(f"{where}.{key} is for benchmark.reader=datasets: set it to null")

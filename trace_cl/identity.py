@@ -37,7 +37,10 @@ COPY = "model.path"
 """A local copy of the model: the place trusts that it is one, but runs of different copies are not averaged."""
 
 DEFINITION = {
-    "benchmark": ("benchmark.tasks", "benchmark.orders", "benchmark.instructions", "training.global_batch"),
+    "benchmark": (
+        *("benchmark.tasks", "benchmark.orders", "benchmark.instructions", "training.global_batch"),
+        *("benchmark.template", "benchmark.answer"),
+    ),
     "model": ("model",),
 }
 """What makes a benchmark or a model of one's own: it has no file in `conf/` that it could differ from."""
@@ -106,7 +109,11 @@ def experiment(settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str,
     return {
         key: _same(key, every)
         for key in every
-        if _decides(key) and key != SEED and (every.get("hft") or not _within(key, ("selection",)))
+        if _decides(key)
+        and key != SEED
+        and (every.get("hft") or not _within(key, ("selection",)))
+        # A task of a run from before a key of tasks was there does not have it.
+        and (every[key] is not None or not _within(key, ("benchmark.tasks",)))
     }
 
 

@@ -18,7 +18,7 @@ from trace_cl.analysis.stored import StoredRun
 from trace_cl.build import build_logger, build_strategy, defaults
 from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned
 from trace_cl.data.batches import Encoder
-from trace_cl.data.benchmark import combined_checksum, load_data, prepare
+from trace_cl.data.benchmark import combined_checksum, load_data, prepare, published
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
@@ -125,8 +125,9 @@ def open_run(
     benchmark = prepare(config.benchmark, loaded, config.evaluation.split, encoder)
     journal.check_data(benchmark.checksums, lambda: combined_checksum(config.benchmark))
     if ranks.first:
-        for finding in (f"{task.name}: {finding}" for task in loaded.values() for finding in findings(task)):
-            print(f"data: {finding}", file=sys.stderr)
+        for task in loaded.values():
+            for finding in findings(task, published(config.benchmark, task.name), config.evaluation.split):
+                print(f"data: {task.name}: {finding}", file=sys.stderr)
 
     rounds = benchmark.rounds(config.seed, config.training.global_batch)
 

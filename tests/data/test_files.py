@@ -14,6 +14,8 @@ from trace_cl.data import checks, files
 from trace_cl.data.__main__ import main
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import load_data, prepare
+from trace_cl.data.readers import trace
+from trace_cl.data.readers.template import Reading
 from trace_cl.errors import UserError
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.model import load_tokenizer
@@ -116,15 +118,15 @@ def test_a_file_that_one_may_not_read_is_named(root: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(UserError, match=r"train\.json cannot be read \(Permission denied\)"):
-        files.read_task(root, "FOMC")
+        trace.read_task(root, "FOMC", Reading(), files.SPLITS)
     monkeypatch.setattr(Path, "is_dir", refuse)
     with pytest.raises(UserError, match=r"FOMC cannot be read \(Permission denied\)"):
-        files.read_task(root, "FOMC")
+        trace.read_task(root, "FOMC", Reading(), files.SPLITS)
 
 
 def test_a_folder_whose_name_is_too_long_is_named(root: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
-        files.read_task(root / ("x" * 300), "FOMC")
+        trace.read_task(root / ("x" * 300), "FOMC", Reading(), files.SPLITS)
 
 
 def test_leaks_and_repeats_are_found_and_can_be_left_out(root: Path) -> None:
@@ -132,9 +134,9 @@ def test_leaks_and_repeats_are_found_and_can_be_left_out(root: Path) -> None:
     test = [train[3], {"prompt": "new", "answer": "B "}, train[7], {"prompt": "new", "answer": "C"}]
     for split in ("eval", "test"):
         (root / "FOMC" / f"{split}.json").write_text(json.dumps(test))
-    task = files.read_task(root, "FOMC")
+    task = trace.read_task(root, "FOMC", Reading(), files.SPLITS)
     assert task.leaked("test") == {0, 2}
-    assert checks.findings(task) == [
+    assert checks.findings(task, {}) == [
         "2 of 4 eval prompts stand in train",
         "2 of 4 test prompts stand in train",
         "the eval split is the test split",
@@ -249,7 +251,7 @@ def test_instructions_are_read_only_where_they_are_learned_from(root: Path) -> N
 def test_the_embedded_benchmark_has_no_leaks() -> None:
     loaded = load_data(compose().benchmark, instructions=True)
     assert len(loaded) == 9
-    assert {name: checks.findings(task) for name, task in loaded.items()} == {name: [] for name in loaded}
+    assert {name: checks.findings(task, {}) for name, task in loaded.items()} == {name: [] for name in loaded}
 
 
 def test_real_data_shows_what_was_measured_of_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from trace_cl.data import files
-from trace_cl.data.files import read_split
+from trace_cl.data.readers.trace import read_split
 from trace_cl.errors import UserError
 
 TEXTS = ["p", "", " \n", "是 é 😀", "\ud800", "\udfff x", "\0", "\u2028", "<STR_LIT:x>", '"\\', "a" * 2000]

@@ -320,6 +320,94 @@ SECTIONS = {
             lambda at: at.rows([{"prompt": " ", "answer": "b"}]),
         ),
         Case(
+            "the folder holds another edition",
+            "benchmark.edition=1000",
+            "ROOT/C-STANCE has 12 training rows, and edition 1000 has 1000: set benchmark.edition to the one that lies there, or to null",
+        ),
+        Case(
+            "",
+            "benchmark.edition=50",
+            "benchmark.edition=50 is not one of 500, 1000, 5000, reasoning; or null",
+        ),
+        Case(
+            "",
+            "benchmark.reader=csv",
+            "benchmark.reader=csv is not one of trace, cl_benchmark, natural_instructions, datasets",
+        ),
+        Case(
+            "a template has a place that the reader does not give",
+            "benchmark.template=\"'{question}'\"",
+            "benchmark.template: there is no {question} here, but {prompt}",
+        ),
+        Case(
+            "a template is none",
+            "benchmark.template=\"'{prompt'\"",
+            "benchmark.template: expected '}' before end of string; a brace that names no place is written twice",
+        ),
+        Case(
+            "there is no template",
+            "benchmark.reader=cl_benchmark",
+            "benchmark.template is not set: benchmark.reader=cl_benchmark needs a text with some of {instruction}, {options}, {sentence}, {type}, {task}",
+        ),
+        Case(
+            "",
+            "benchmark.tasks.FOMC.options=[A,B]",
+            "benchmark.tasks.FOMC.options is for benchmark.reader=datasets: set it to null",
+        ),
+        Case(
+            "",
+            "benchmark.counts.FOMC=[1,2]",
+            "benchmark.counts.FOMC=[1, 2] must be a whole number, or three: train, eval, test",
+        ),
+        Case(
+            "",
+            "benchmark.reader=datasets +benchmark.splits={dev:test}",
+            "benchmark.splits.dev: it is train, eval or test that has another name there",
+        ),
+        Case(
+            "a task of O-LoRA's layout is not there",
+            "benchmark.reader=cl_benchmark benchmark.template=\"'{sentence}'\"",
+            "ROOT/*/C-STANCE is missing: put C-STANCE's train.json, dev.json, test.json, labels.json there",
+        ),
+        Case(
+            "a label is none of a task's",
+            "benchmark.reader=cl_benchmark benchmark.template=\"'{sentence}'\" benchmark.order=[FOMC]",
+            "ROOT/NLI/FOMC/train.json, row 1: its label 'maybe' is not one of labels.json beside it (yes, no); mend one of the two",
+            lambda at: at.labelled([{"sentence": "a", "label": "yes"}, {"sentence": "b", "label": "maybe"}]),
+        ),
+        Case(
+            "a type of task has no instruction",
+            "benchmark.reader=cl_benchmark benchmark.template=\"'{instruction}'\" benchmark.order=[FOMC]",
+            "ROOT/instruction_config.json is missing: it holds the instruction of each type of task; put it there, or give benchmark.tasks.FOMC.template a text without {instruction}",
+            lambda at: at.labelled([{"sentence": "a", "label": "yes"}]),
+        ),
+        Case(
+            "a file is no task of Natural Instructions",
+            "benchmark.reader=natural_instructions benchmark.template=\"'{input}'\"",
+            'ROOT/C-STANCE/train.json: must be an object with "Definition" and "Instances", not an array',
+        ),
+        Case(
+            "an instance has no output",
+            "benchmark.reader=natural_instructions benchmark.template=\"'{input}'\" benchmark.order=[FOMC]",
+            'ROOT/FOMC/train.json, Instances, row 0: "output" is an empty array; give it a text',
+            lambda at: at.rows({"Definition": ["a"], "Instances": [{"input": "b", "output": []}]}),
+        ),
+        Case(
+            "no column is the answer",
+            "benchmark.reader=datasets benchmark.template=\"'{prompt}'\"",
+            "benchmark.answer is not set: benchmark.reader=datasets needs a text with a column, as {label}",
+        ),
+        Case(
+            "a dataset has no such column",
+            "benchmark.reader=datasets benchmark.template=\"'{prompt}'\" benchmark.answer=\"'{label}'\"",
+            "benchmark.answer: there is no {label} here, but {prompt}, {answer}",
+        ),
+        Case(
+            "no dataset is named",
+            "benchmark.reader=datasets benchmark.root=null",
+            "benchmark.tasks.C-STANCE.dataset is not set: give it a dataset's name on the Hugging Face hub, or set benchmark.root to the folder that holds it",
+        ),
+        Case(
             "no example is left",
             "benchmark.drop_leaked=true",
             "FOMC: benchmark.drop_leaked=true leaves no test example; set it to false",

@@ -86,6 +86,13 @@ class Place:
         text = rows if isinstance(rows, str) else json.dumps(rows)
         (self.root / "FOMC" / "train.json").write_text(text)
 
+    def labelled(self, rows: object) -> None:
+        """Let the root hold FOMC in O-LoRA's layout too, with these rows in its train.json."""
+        folder = self.root / "NLI" / "FOMC"
+        folder.mkdir(parents=True)
+        (folder / "train.json").write_text(json.dumps(rows))
+        (folder / "labels.json").write_text('["yes", "no"]')
+
     def reword(self, path: Path, old: str, new: str) -> None:
         """Change a word in a file."""
         assert old in path.read_text()

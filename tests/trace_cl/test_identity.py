@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from support import compose
 
-from trace_cl.build import build_strategy
+from trace_cl.build import build_strategy, defaults
 from trace_cl.config import as_dict, check
 from trace_cl.errors import UserError
-from trace_cl.identity import differences, method_name, own_settings, run_folder
+from trace_cl.identity import differences, experiment, method_name, own_settings, run_folder
 from trace_cl.records.files import flatten
+from trace_cl.records.journal import Journal
 from trace_cl.run import start
 from trace_cl.strategies import Strategy
 
@@ -54,13 +55,16 @@ def place(*overrides: str) -> str:
         ("model.dtype=bf16", "seqft-dtype_bf16"),
         ("device=cpu", "seqft-device_cpu"),  # fp32, where a GPU computes in bf16
         ("model.source=someone/else", r"seqft-model.source_someone_else-[0-9a-f]{8}"),
+        ("benchmark=trace benchmark.edition=500", "seqft-edition500"),
+        ("benchmark=trace benchmark.edition=reasoning", "seqft-edition_reasoning"),
+        ("benchmark=trace benchmark.template=x", "seqft-template_x"),
         ("benchmark.order=[C-STANCE]", r"seqft-order_C-STANCE-[0-9a-f]{8}"),
         ("benchmark.order=[20Minuten,NumGLUE-ds,NumGLUE-cm,FOMC,MeetingBank,Py150]", r"seqft-order-[0-9a-f]{8}"),
     ],
 )
 def test_what_changes_results_stands_in_the_name(overrides: str, method: str) -> None:
     found = place(*overrides.split())
-    assert re.fullmatch(rf"embedded/tiny/{method}/seed1", found) or found == f"embedded/tiny/{method}/seed1"
+    assert re.fullmatch(rf"(embedded|trace)/tiny/{method}/seed1", found) or found == f"embedded/tiny/{method}/seed1"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,8 @@ def test_what_changes_results_stands_in_the_name(overrides: str, method: str) ->
         "training.learning_rate=6e-4 benchmark.max_train=null training.clip_norm=1",
         "model.learning_rate=0.1 training.learning_rate=6e-4",
         "model.path=/a/copy",
+        "benchmark.source=files benchmark.reader=datasets benchmark.tasks.FOMC.dataset=x",
+        "+benchmark.counts={FOMC:[1,2,3]}",
     ],
 )
 def test_what_does_not_is_not_named(overrides: str) -> None:
@@ -147,6 +153,36 @@ def test_a_benchmark_and_a_model_of_ones_own_are_what_they_say() -> None:
     for targets in ("[k_proj]", "null"):
         assert place(*adapter, f"model.adapter_targets={targets}") == "mine/mymodel/lora_seqft/seed1"
     assert place(*adapter, "strategy.target_modules=[k_proj]") == "mine/mymodel/lora_seqft-target_modules_k_proj/seed1"
+
+
+NEW = ("template", "answer", "options", "dataset", "subset", "revision", "reader", "splits", "edition", "editions")
+"""Keys of a benchmark or a task that runs of earlier versions do not have."""
+
+
+@pytest.mark.parametrize("benchmark", ["embedded", "trace", "mine"])
+def test_a_run_from_before_a_key_was_there_is_the_same_experiment(benchmark: str, tmp_path: Path) -> None:
+    own = (["benchmark.name=mine"] if benchmark == "mine" else [f"benchmark={benchmark}"]) + [f"runs_dir={tmp_path}"]
+    config = compose(*own)
+    check(config)
+    now = as_dict(config)
+    old = json.loads(json.dumps(now))
+    for section in (old["benchmark"], *old["benchmark"]["tasks"].values()):
+        for key in NEW:
+            section.pop(key, None)
+    folder = run_folder(config, "seqft")
+    assert folder == tmp_path / benchmark / "tiny" / "seqft" / "seed1"
+    before, after = dict(flatten(old)), dict(flatten(now))
+    assert before != after
+    assert method_name("seqft", before, own_settings(before, "seqft")) == "seqft"
+    sides = [experiment(each, own_settings(each, "seqft")) for each in (before, after)]
+    assert sides[0] == sides[1]
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(old)))
+    journal = Journal(folder, list(config.benchmark.order))
+    journal.check(now, defaults(config))
+    config.benchmark.tasks.FOMC.template = "{prompt}!"
+    with pytest.raises(UserError, match=r"benchmark\.tasks\.FOMC\.template \(None there, \{prompt\}! here\)"):
+        journal.check(as_dict(config), defaults(config))
 
 
 SETTINGS = dict(flatten(as_dict(compose("strategy=gem"))))

@@ -102,6 +102,26 @@ def newest_cells(folder: Path, tasks: Sequence[str], untrained: Collection[int])
         return []
 
 
+def coarse(folder: Path, row: Sequence[float], tasks: Sequence[str]) -> str:
+    """The intervals of the newest round's scores that are of few examples, in one sentence; empty where none is, or the
+    answers are not what a run writes."""
+    said = []
+    for task, score in zip(tasks, row, strict=True):
+        try:
+            count = len(kept_answers(folder, len(row), task))
+        except UserError:
+            continue
+        if 0 < count < metrics.SMALL:
+            low, high = metrics.wilson(score, count)
+            said.append(f"{task} {score:.1f} ({low:.1f} to {high:.1f}; {count} rows)")
+    if not said:
+        return ""
+    return (
+        f"The newest scores of fewer than {metrics.SMALL} rows, with their 95% intervals (Wilson's, as of right and "
+        f"wrong answers): {', '.join(said)}."
+    )
+
+
 def pictures(method: str, title: str, scores: pd.DataFrame) -> dict[str, bytes]:
     """The pictures that report.md shows, by their files' names."""
     return {"heatmap.png": image(heatmap(scores, title)), "curves.png": image(curves([Method(method, [scores])]))}
@@ -142,7 +162,7 @@ def write_report(
 
 Scores run from 0 to 100 (variant: {summary["variant"]}). {legend()}{sentence(summary)}
 {undefined(untrained)}
-
+{paragraph(coarse(folder, rows[-1], tasks[: len(rows)]) if rows else "")}
 ![The matrix of scores](heatmap.png)
 
 ![Each task's score over the rounds](curves.png)

@@ -1,4 +1,4 @@
-"""Check a benchmark's data and show what is in it: every row, every split, leaks and repeats.
+"""Check a benchmark's data and show what is in it: every row, every split, leaks and repeats, small test sets.
 
 python -m trace_cl.data benchmark=embedded
 python -m trace_cl.data DIR                                  TRACE's files, in DIR
@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from trace_cl.choices import compose
 from trace_cl.config import check
-from trace_cl.data.benchmark import load_data
-from trace_cl.data.checks import findings, summarize
+from trace_cl.data.benchmark import load_data, published
+from trace_cl.data.checks import coarseness, findings, summarize
 from trace_cl.doors import leave
 from trace_cl.errors import UserError
 from trace_cl.tiny import CHECKPOINT
@@ -45,9 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = summarize(tasks, lambda text: len(tokenizer(text, add_special_tokens=False).input_ids))
     print(table.to_string(index=False))
     print("\n(token lengths: median / longest, with the tiny model's tokenizer)")
+    split = config.evaluation.split
     for task in tasks:
-        for finding in findings(task):
+        for finding in findings(task, published(config.benchmark, task.name), split):
             print(f"{task.name}: {finding}")
+    for task in tasks:
+        if coarse := coarseness(task, split):
+            print(f"{task.name}: {coarse}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,10 @@ from omegaconf import OmegaConf
 
 from trace_cl.config import BenchmarkConfig
 from trace_cl.data.batches import Encoder
-from trace_cl.data.files import SPLITS, TaskData, generate_abilities, generate_rows, generate_tasks, read_task
+from trace_cl.data.files import SPLITS, TaskData, generate_abilities, generate_rows, generate_tasks
+from trace_cl.data.readers import cl_benchmark, natural_instructions, trace
+from trace_cl.data.readers import datasets as columns
+from trace_cl.data.readers.template import Reading
 from trace_cl.errors import UserError
 from trace_cl.strategies.base import Example, Round
 
@@ -55,6 +58,16 @@ class Benchmark:
         ]
 
 
+Reader = Callable[[Path, str, Reading, Sequence[str]], TaskData]
+
+READERS: dict[str, Reader] = {
+    "trace": trace.read_task,
+    "cl_benchmark": cl_benchmark.read_task,
+    "natural_instructions": natural_instructions.read_task,
+}
+"""By `benchmark.reader` what reads a task of a folder. Besides, `datasets` needs no folder."""
+
+
 def load_data(config: BenchmarkConfig, instructions: bool) -> dict[str, TaskData]:
     """The benchmark's tasks, and with `instructions` its instruction set, by name. Raises UserError at the first
     fault."""
@@ -63,24 +76,64 @@ def load_data(config: BenchmarkConfig, instructions: bool) -> dict[str, TaskData
         wanted[config.instructions] = ("train",)
     if config.generator is not None and config.source == "generated":
         return generate_tasks(config.generator, wanted)
+    readings = {name: Reading.of(config, name) for name in wanted}
+    if config.reader == "datasets":
+        root = None if config.root is None else Path(config.root)
+        return {name: columns.read_task(root, name, readings[name], splits) for name, splits in wanted.items()}
+    folder = _folder(config)
+    read_task = READERS[config.reader]
+    loaded = {name: read_task(folder, name, readings[name], splits) for name, splits in wanted.items()}
+    for name in config.order:
+        _check_edition(config, folder, loaded[name])
+    return loaded
+
+
+def _folder(config: BenchmarkConfig) -> Path:
+    """Where the tasks lie: `root`, or the folder of the edition in it."""
     if config.root is None:
         variables = re.findall(r"oc\.env:(\w+)", str(OmegaConf.to_container(config, resolve=False)))
         places = " or ".join(["benchmark.root=DIR", *(f"${name}" for name in variables)])
         raise UserError(
             f"benchmark={config.name} needs its data: set {places} to the folder that holds a folder a task"
         )
-    return {name: read_task(Path(config.root), name, splits) for name, splits in wanted.items()}
+    root = Path(config.root)
+    own = None if config.edition is None else root / config.editions[str(config.edition)].folder
+    return own if own is not None and own.is_dir() else root
+
+
+def _check_edition(config: BenchmarkConfig, folder: Path, task: TaskData) -> None:
+    """Raise UserError for a task that is not of the edition, by its number of training rows."""
+    train = None if config.edition is None else config.editions[str(config.edition)].train
+    if train is None:
+        return
+    smaller = max((other for e in config.editions.values() if (other := e.train or train) < train), default=0)
+    if not smaller < (rows := len(task.splits["train"])) <= train:
+        raise UserError(
+            f"{folder / task.name} has {rows} training rows, and edition {config.edition} has {train}: set "
+            "benchmark.edition to the one that lies there, or to null"
+        )
+
+
+def published(config: BenchmarkConfig, name: str) -> dict[str, int]:
+    """How many rows the splits of a task, or of the instruction set, are published to have, as far as that is known."""
+    counts = config.counts.get(name, [])
+    known = dict(zip(SPLITS, [counts] if isinstance(counts, int) else counts, strict=False))
+    if config.edition is None or name not in config.tasks:
+        return known
+    train = config.editions[str(config.edition)].train
+    return {split: rows for split, rows in known.items() if split != "train"} | ({"train": train} if train else {})
 
 
 def count_only(config: BenchmarkConfig, instructions: bool) -> Benchmark | None:
     """The benchmark with examples that can be counted and nothing else (`benchmark.counts`), where nobody says in which
     folder its files lie; else None."""
     wanted = [*config.order, *([config.instructions] if instructions and config.instructions else [])]
-    if config.source != "files" or config.root is not None or not set(wanted) <= set(config.counts):
+    counts = {name: published(config, name).get("train") for name in wanted}
+    if config.source != "files" or config.root is not None or None in counts.values():
         return None
 
     def examples(name: str) -> list[Example]:
-        return [Example([], [])] * min(config.counts[name], config.max_train or config.counts[name])
+        return [Example([], [])] * min(count for count in (counts[name], config.max_train) if count is not None)
 
     settings = config.tasks
     tasks = [

@@ -1,4 +1,7 @@
-"""A benchmark's examples: read from files or generated, and checked row by row before anything is trained."""
+"""A benchmark's examples: generated, or as its files hold them, and checked row by row before anything is trained.
+
+How the files of each kind of benchmark lie and read is in `readers/`.
+"""
 
 import hashlib
 import json
@@ -23,10 +26,17 @@ FEATURES = Features({"prompt": Value("string"), "answer": Value("string")})
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task's splits, each a `Dataset` with the columns `prompt` and `answer`."""
+    """One task's splits, each a `Dataset` with the columns `prompt` and `answer`; `notes` are what its reader has to
+    say of it, a phrase each."""
 
     name: str
     splits: dict[str, Dataset]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, rows: Mapping[str, list[dict[str, str]]], notes: Sequence[str] = ()) -> "TaskData":
+        """Of checked rows by split."""
+        return cls(name, {split: Dataset.from_list(rows[split], FEATURES) for split in rows}, tuple(notes))
 
     def leaked(self, split: str) -> set[int]:
         """Rows of `split` whose prompt stands in the training split too."""
@@ -51,7 +61,7 @@ def generate_tasks(generator: str, wanted: Mapping[str, Sequence[str]]) -> dict[
             if split not in generated.get(name, {}):
                 raise UserError(f"{generator} gives no {split} split of {name}: every task needs {', '.join(splits)}")
         rows = {split: checked_rows(generated[name][split], f"{generator}, {name}, {split}") for split in splits}
-        tasks[name] = TaskData(name, {split: Dataset.from_list(rows[split], FEATURES) for split in splits})
+        tasks[name] = TaskData.of(name, rows)
     return tasks
 
 
@@ -65,7 +75,7 @@ def generate_abilities(key: str, function: str) -> dict[str, list[dict[str, str]
     """By ability the rows that the function with this dotted name gives, as `generate_rows`."""
     given = _called(key, function)
     if not isinstance(given, Mapping) or not given:
-        raise UserError(f'{function}: must give rows by ability, as in {{"facts": [{{…}}, …]}}, not {_kind(given)}')
+        raise UserError(f'{function}: must give rows by ability, as in {{"facts": [{{…}}, …]}}, not {kind(given)}')
     return {str(ability): checked_rows(rows, f"{function}, {ability}") for ability, rows in given.items()}
 
 
@@ -76,38 +86,44 @@ def _called(key: str, name: str) -> object:
     return function()
 
 
-def read_task(root: Path, name: str, splits: Sequence[str] = SPLITS) -> TaskData:
-    """One task, `root/<name>/<split>.json`. Raises UserError naming the file, and the row, at the first fault."""
+def task_folder(root: Path, name: str, needs: str) -> Path:
+    """`root/name`. Raises UserError where that is no folder; `needs` are the files that were to lie there."""
     try:
         if not root.is_dir():
             raise UserError(f"{root} is no folder: set benchmark.root to the folder that holds a folder a task")
         if not (root / name).is_dir():
-            raise UserError(
-                f"{root / name} is missing: put {name}'s {', '.join(f'{split}.json' for split in splits)} there"
-            )
+            raise UserError(f"{root / name} is missing: put {name}'s {needs} there")
     except OSError as error:
         raise UserError(f"{root / name} cannot be read ({error.strerror}): set benchmark.root to a folder") from error
-    return TaskData(
-        name, {split: Dataset.from_list(read_split(root / name / f"{split}.json"), FEATURES) for split in splits}
-    )
+    return root / name
 
 
-def read_split(path: Path) -> list[dict[str, str]]:
-    """The rows of one JSON file, checked."""
+def read_json(path: Path, needs: str) -> object:
+    """What a JSON file holds. Raises UserError naming the file and the place where it is none; `needs` says of a file
+    that is missing why it was to be there."""
     try:
-        # Some editors begin a file with a mark. Numbers are none of ours, and a whole one may be too long to read.
-        rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_int=float, object_pairs_hook=_Row)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: every task needs train.json, eval.json and test.json") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): it must be a file that you may read") from error
+        return json.loads(read_text(path, needs), parse_int=_whole_number, object_pairs_hook=_Row)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend the file") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply; its rows must be objects of texts") from error
+
+
+def read_text(path: Path, needs: str) -> str:
+    """A text file in UTF-8, without the mark that some editors begin it with. Raises as `read_json`."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: {needs}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): it must be a file that you may read") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, byte {error.start}: not valid UTF-8; save the file as UTF-8") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: nested too deeply; it must be an array of objects with two texts") from error
-    return checked_rows(rows, str(path))
+
+
+def _whole_number(digits: str) -> float:
+    """Python refuses to read one of thousands of digits."""
+    return int(digits) if len(digits) < 20 else float(digits)
 
 
 class _Row(dict[str, object]):
@@ -118,38 +134,44 @@ class _Row(dict[str, object]):
         self.twice = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
 
 
-def checked_rows(rows: object, source: str) -> list[dict[str, str]]:
-    """The rows, checked one by one, because a row's number is what lets a user mend it."""
+def checked_rows(rows: object, source: str, fields: Sequence[str] = tuple(FEATURES)) -> list[dict[str, str]]:
+    """These fields of the rows, each a text, checked one by one: a row's number is what lets a user mend it."""
+    shape = ", ".join(f'"{field}": …' for field in fields)
+    named = " and ".join(f'"{field}"' for field in fields)
     if not isinstance(rows, list) or not rows:
-        raise UserError(f'{source}: must be a non-empty array of {{"prompt": …, "answer": …}}, not {_kind(rows)}')
+        raise UserError(f"{source}: must be a non-empty array of {{{shape}}}, not {kind(rows)}")
     for number, row in enumerate(rows):
         where = f"{source}, row {number}"
         if not isinstance(row, dict):
-            raise UserError(f'{where}: must be an object with "prompt" and "answer", not {_kind(row)}')
-        for field in FEATURES:
+            raise UserError(f"{where}: must be an object with {named}, not {kind(row)}")
+        for field in fields:
             if field not in row:
-                raise UserError(f'{where}: "{field}" is missing; every row needs "prompt" and "answer"')
-            if not isinstance(row[field], str):
-                raise UserError(f'{where}: "{field}" must be a text, not {_kind(row[field])}')
-            if not row[field].strip():
-                raise UserError(f'{where}: "{field}" is empty; fill it in or remove the row')
+                raise UserError(f'{where}: "{field}" is missing; every row needs {named}')
+            check_text(row[field], f'{where}: "{field}"')
             if field in getattr(row, "twice", ()):
                 raise UserError(f'{where}: "{field}" is there twice; leave one of the two')
-            if len(row[field]) > LONGEST:
-                raise UserError(
-                    f'{where}: "{field}" has {len(row[field]):,} characters, and {LONGEST:,} are the most; shorten it'
-                )
-            if (character := _NO_CHARACTER.search(row[field])) is not None:
-                raise UserError(
-                    f'{where}: "{field}" holds U+{ord(character[0]):04X}, which is no character of a text; remove it'
-                )
-    return [{field: row[field] for field in FEATURES} for row in rows]
+    return [{field: row[field] for field in fields} for row in rows]
 
 
-def _kind(value: object) -> str:
+def check_text(value: object, where: str) -> str:
+    """The value. Raises UserError for what is no text that a model can be asked or taught; `where` are file, row and
+    field."""
+    if not isinstance(value, str):
+        raise UserError(f"{where} must be a text, not {kind(value)}")
+    if not value.strip():
+        raise UserError(f"{where} is empty; fill it in or remove the row")
+    if len(value) > LONGEST:
+        raise UserError(f"{where} has {len(value):,} characters, and {LONGEST:,} are the most; shorten it")
+    if (character := _NO_CHARACTER.search(value)) is not None:
+        raise UserError(f"{where} holds U+{ord(character[0]):04X}, which is no character of a text; remove it")
+    return value
+
+
+def kind(value: object) -> str:
+    """What a value is in JSON's words, for a message."""
     if value is None:
         return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "an array", dict: "an object"}
-    kind = dict if isinstance(value, dict) else type(value)
-    name = names.get(kind, f"a {kind.__name__}")
+    type_ = dict if isinstance(value, dict) else type(value)
+    name = names.get(type_, f"a {type_.__name__}")
     return name if value or isinstance(value, bool | int | float) else f"empty {name}"

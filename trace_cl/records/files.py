@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,12 @@ FREE = (
     "checkpoint",
     "benchmark.source",
     "benchmark.root",
+    "benchmark.reader",
+    "benchmark.splits",
+    "benchmark.editions",
+    "benchmark.tasks.*.dataset",
+    "benchmark.tasks.*.subset",
+    "benchmark.tasks.*.revision",
     "benchmark.generator",
     "benchmark.general",
     "benchmark.abilities",
@@ -52,7 +59,8 @@ FREE = (
     "logger",
 )
 """Settings, or groups of them, a run may continue under others of: where things lie or are logged, how fast they go,
-what is measured beside the scores, and what suits the model, of which other settings say what is in use."""
+what is measured beside the scores, and what suits the model, of which other settings say what is in use. (What is read
+is guarded by its checksum, `data.sha256`.)"""
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -176,7 +184,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def is_free(key: str) -> bool:
     """Whether `FREE` names this key, or a group it is in."""
-    return any(f"{key}.".startswith(f"{free}.") for free in FREE)
+    return any(f"{key}.".startswith(f"{free}.") or fnmatchcase(key, free) for free in FREE)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
