@@ -30,16 +30,18 @@ def generate() -> dict[str, dict[str, list[dict[str, str]]]]:
 
     Within a task no prompt comes twice, in one split or in two; every call returns the same bytes.
     """
-    benchmark = {}
-    for seed, (task, (example, train)) in enumerate(_TASKS.items()):
-        draw, answers = Draw(seed), dict[str, str]()
-        while len(answers) < train + _EVAL + _TEST:
-            prompt, answer = example(draw)
-            answers.setdefault(prompt, answer)
-        rows = [{"prompt": prompt, "answer": answer} for prompt, answer in answers.items()]
-        benchmark[task] = {
-            "train": rows[: -_EVAL - _TEST],
-            "eval": rows[-_EVAL - _TEST : -_TEST],
-            "test": rows[-_TEST:],
-        }
-    return benchmark
+    return {
+        task: splits(example, seed, train, _EVAL, _TEST) for seed, (task, (example, train)) in enumerate(_TASKS.items())
+    }
+
+
+def splits(
+    example: Callable[[Draw], tuple[str, str]], seed: int, train: int, eval: int, test: int
+) -> dict[str, list[dict[str, str]]]:
+    """So many examples a split, "train", "eval" and "test", drawn by `seed`; no prompt comes twice."""
+    draw, answers = Draw(seed), dict[str, str]()
+    while len(answers) < train + eval + test:
+        prompt, answer = example(draw)
+        answers.setdefault(prompt, answer)
+    rows = [{"prompt": prompt, "answer": answer} for prompt, answer in answers.items()]
+    return {"train": rows[: -eval - test], "eval": rows[-eval - test : -test], "test": rows[-test:]}
