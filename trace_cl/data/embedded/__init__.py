@@ -31,17 +31,20 @@ def generate() -> dict[str, dict[str, list[dict[str, str]]]]:
     Within a task no prompt comes twice, in one split or in two; every call returns the same bytes.
     """
     return {
-        task: splits(example, seed, train, _EVAL, _TEST) for seed, (task, (example, train)) in enumerate(_TASKS.items())
+        task: split(rows(example, seed, train + _EVAL + _TEST), _EVAL, _TEST)
+        for seed, (task, (example, train)) in enumerate(_TASKS.items())
     }
 
 
-def splits(
-    example: Callable[[Draw], tuple[str, str]], seed: int, train: int, eval: int, test: int
-) -> dict[str, list[dict[str, str]]]:
-    """So many examples a split, "train", "eval" and "test", drawn by `seed`; no prompt comes twice."""
+def rows(example: Callable[[Draw], tuple[str, str]], seed: int, count: int) -> list[dict[str, str]]:
+    """So many of a task's examples, drawn by `seed`, as rows; no prompt comes twice."""
     draw, answers = Draw(seed), dict[str, str]()
-    while len(answers) < train + eval + test:
+    while len(answers) < count:
         prompt, answer = example(draw)
         answers.setdefault(prompt, answer)
-    rows = [{"prompt": prompt, "answer": answer} for prompt, answer in answers.items()]
+    return [{"prompt": prompt, "answer": answer} for prompt, answer in answers.items()]
+
+
+def split(rows: list[dict[str, str]], eval: int, test: int) -> dict[str, list[dict[str, str]]]:
+    """The last rows are the test split, those before them eval, and all others train."""
     return {"train": rows[: -eval - test], "eval": rows[-eval - test : -test], "test": rows[-test:]}

@@ -6,9 +6,11 @@ families, a module each: within one the same words stand under other labels, so 
 earlier one, and the same rule comes back, so that it is learned faster.
 """
 
-from collections.abc import Callable
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 
-from trace_cl.data.embedded import lima, splits
+from trace_cl.data.embedded import lima, rows, split
 from trace_cl.data.embedded_long import inference, reading, sentiment, topics
 from trace_cl.draw import Draw
 
@@ -29,15 +31,24 @@ _TASKS: dict[str, Callable[[Draw], tuple[str, str]]] = {
     "MultiRC": reading.multirc,
     "yahoo": topics.yahoo,
 }
-_TRAIN, _LIMA, _SCORED = 160, 40, 30
+_TRAIN, _SCORED, _LIMA = 160, 30, 40
 
 
 def generate() -> dict[str, dict[str, list[dict[str, str]]]]:
     """Task name (order 4, then "Lima") -> "train", "eval", "test" -> `{"prompt", "answer"}` rows.
 
-    Within a task no prompt comes twice, in one split or in two; every call returns the same bytes.
+    Within a task no prompt comes twice, in one split or in two; in a split no label has more than two rows more than
+    another; every call returns the same bytes.
     """
-    tasks = {
-        task: splits(example, seed, _TRAIN, _SCORED, _SCORED) for seed, (task, example) in enumerate(_TASKS.items())
+    count = _TRAIN + 2 * _SCORED
+    drawn = {
+        task: _in_turn(rows(example, seed, 2 * count))[:count] for seed, (task, example) in enumerate(_TASKS.items())
     }
-    return tasks | {"Lima": splits(lima.example, len(tasks), _LIMA, _SCORED, _SCORED)}
+    drawn["Lima"] = rows(lima.example, len(_TASKS), _LIMA + 2 * _SCORED)
+    return {task: split(its, _SCORED, _SCORED) for task, its in drawn.items()}
+
+
+def _in_turn(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The first row of each label, then the second of each, and so on."""
+    turns: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+    return sorted(rows, key=lambda row: next(turns[row["answer"]]))

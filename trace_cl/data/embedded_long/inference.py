@@ -1,7 +1,7 @@
 """MNLI, CB and RTE in small: what follows from a sentence?
 
-MNLI and RTE share their sentences, where a word of quantity decides, and CB has them within another, whose verb decides.
-In all of them a conclusion that is negated turns the answer round. Each has labels of its own.
+MNLI and RTE share their sentences, where a word of quantity decides; in CB it is the verb of who says a thing. In all
+of them a conclusion that is negated turns the answer round, and each has labels of its own.
 """
 
 from trace_cl.data.embedded_long.shape import prompt

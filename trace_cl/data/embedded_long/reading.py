@@ -11,7 +11,7 @@ _TRUTH = ("True", "False")
 
 _HOW = ("old", "long", "good")
 _THING_OR_COLOR = ("orange", "silver", "gold", "copper", "cherry", "lemon")
-_SENSES = (("bought a bit of", "sold a box of"), ("likes the color", "has a dress in"))
+_SENSES = (("bought a bit of", "lost a bit of"), ("likes the color", "has a dress in"))
 _REASONS = ("wind", "a dog")
 _RESULTS = ("noise", "a hole")
 _MOVED = (("rose", "went up"), ("fell", "went down"))

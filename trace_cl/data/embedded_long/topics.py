@@ -23,7 +23,7 @@ _SUBJECTS: tuple[tuple[tuple[str, ...], str | None, str | None, str | None], ...
     (COLORS[:6], "color", None, None),
     (DAYS[:6], "date", None, None),
     (("letter", "title", "version", "word", "line", "text"), "book", "school", None),
-    (("ball", "bat", "basket", "player", "score", "whistle"), None, "sport", "sport"),
+    (("ball", "bike", "basket", "player", "score", "whistle"), None, "sport", "sport"),
     (("account", "coin", "dollar", "price", "wages", "wallet"), None, "business", "business"),
     (("file", "folder", "json", "logger", "client", "user"), None, "data", "science"),
     (("member", "message", "meeting", "motion"), None, "law", "world"),
