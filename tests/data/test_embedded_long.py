@@ -131,7 +131,7 @@ def cause_or_effect(text: str) -> str:
     choices = dict(re.findall(r"([AB]): ([\w ]+)", text))
     wanted = {"wind", "a dog"} if text.endswith("The reason?") else {"noise", "a hole"}
     [mark] = [mark for mark, choice in choices.items() if choice in wanted]
-    return mark
+    return str(mark)
 
 
 def price(text: str) -> str:

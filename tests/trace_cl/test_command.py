@@ -76,7 +76,9 @@ def test_help_is_one_screen_of_what_a_user_types() -> None:
 def test_help_shows_choices_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "benchmark").mkdir()
     (tmp_path / "benchmark" / "mine.yaml").write_text("name: mine\n")
-    assert re.search(r"benchmark= +embedded\*, embedded_long, mine, trace", trace_cl("--config-dir", str(tmp_path), "--help").stdout)
+    assert re.search(
+        r"benchmark= +embedded\*, embedded_long, mine, trace", trace_cl("--config-dir", str(tmp_path), "--help").stdout
+    )
 
 
 def test_version_is_ours_and_hydras_own_flags_work() -> None:
