@@ -54,7 +54,9 @@ def share(model: nn.Module, round: int, selection: Selection, seed: int = 1) -> 
     return trainable_share(model)
 
 
-@pytest.mark.parametrize("name", ["llama2-chat-7b", "llama2-chat-13b", "llama3-8b", "qwen2.5-7b"])
+@pytest.mark.parametrize(
+    "name", ["llama2-chat-7b", "llama2-chat-13b", "llama3-8b", "llama3.2-3b", "qwen2.5-7b", "qwen3-4b", "gemma2-2b"]
+)
 def test_exactly_half_learns_in_every_round(name: str) -> None:
     model = named(name)
     assert [share(model, round, Selection()) for round in ROUNDS] == [0.5] * 8

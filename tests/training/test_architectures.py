@@ -10,8 +10,9 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, with_weights, without_weights
 from peft import PromptTuningConfig, get_peft_model
+from support import compose
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from trace_cl.data.batches import answer_tokens, collate
 from trace_cl.errors import UserError
@@ -23,7 +24,7 @@ from trace_cl.strategies.selection import Selection
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.engine import Optimization
 from trace_cl.training.loss import LanguageModel
-from trace_cl.training.model import frozen_modules, load_tokenizer
+from trace_cl.training.model import build_on_meta, frozen_modules, load_tokenizer
 from trace_cl.training.torch_engine import TorchLearner
 
 EXAMPLES = [Example([1, 5, 9, 7, 4], [11, 12, 2]), Example([1, 6], [30, 2]), Example([1, 3, 8], [4])]
@@ -244,6 +245,45 @@ def test_a_mixture_of_experts_in_a_whole_run(
     assert [record["frozen_modules"] for record in records] == [r["frozen_modules"] for r in planned["rounds"]]
     assert any(name.endswith("experts.gate_up_proj") for name in records[0]["frozen_modules"])
     assert planned["memory_per_device"]["activations"] > 0
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3_text", "qwen3"])
+def test_a_whole_run_of_the_small_models_architectures(
+    run: Callable[..., Path], saved: Callable[..., str], architecture: str
+) -> None:
+    folder = run(
+        saved(architecture, num_hidden_layers=2), "hft=true", "training.learning_rate=1e-2", method="seqft+hft"
+    )
+    records = [json.loads((folder / f"rounds/round{t}.json").read_text()) for t in (1, 2, 3)]
+    assert [record["trainable_share"] for record in records] == [0.5] * 3
+    steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    losses = [step["loss"] for step in steps if step["round"] == 1]
+    assert losses[-1] < losses[0]
+    scores = [score for record in records for score in record["scores"]["standard"].values()]
+    assert len(scores) == 1 + 2 + 3
+    assert all(0 <= score <= 100 for score in scores)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "without_embeddings"),
+    [  # as the model cards and reports have them, in millions, to as many digits as they print
+        ("llama3.2-1b", (1230, 10), None),
+        ("llama3.2-3b", (3210, 10), None),
+        ("qwen3-0.6b", (600, 100), (440, 10)),
+        ("qwen3-1.7b", (1700, 100), (1400, 100)),
+        ("qwen3-4b", (4000, 100), (3600, 100)),
+        ("gemma2-2b", (2600, 100), (2024.517888, 1e-6)),
+        ("gemma3-1b", (999.885952, 1e-6), (698, 1)),
+    ],
+)
+def test_a_models_sizes_come_to_the_published_count(
+    name: str, parameters: tuple[float, float], without_embeddings: tuple[float, float] | None
+) -> None:
+    model = build_on_meta(AutoConfig.for_model(**compose(f"model={name}").model.architecture))
+    counted, embeddings = model.num_parameters(), sum(p.numel() for p in model.get_input_embeddings().parameters())
+    assert counted / 1e6 == pytest.approx(parameters[0], abs=parameters[1])
+    if without_embeddings is not None:
+        assert (counted - embeddings) / 1e6 == pytest.approx(without_embeddings[0], abs=without_embeddings[1])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -30,16 +30,21 @@ def generate() -> dict[str, dict[str, list[dict[str, str]]]]:
 
     Within a task no prompt comes twice, in one split or in two; every call returns the same bytes.
     """
-    benchmark = {}
-    for seed, (task, (example, train)) in enumerate(_TASKS.items()):
-        draw, answers = Draw(seed), dict[str, str]()
-        while len(answers) < train + _EVAL + _TEST:
-            prompt, answer = example(draw)
-            answers.setdefault(prompt, answer)
-        rows = [{"prompt": prompt, "answer": answer} for prompt, answer in answers.items()]
-        benchmark[task] = {
-            "train": rows[: -_EVAL - _TEST],
-            "eval": rows[-_EVAL - _TEST : -_TEST],
-            "test": rows[-_TEST:],
-        }
-    return benchmark
+    return {
+        task: split(rows(example, seed, train + _EVAL + _TEST), _EVAL, _TEST)
+        for seed, (task, (example, train)) in enumerate(_TASKS.items())
+    }
+
+
+def rows(example: Callable[[Draw], tuple[str, str]], seed: int, count: int) -> list[dict[str, str]]:
+    """So many of a task's examples, drawn by `seed`, as rows; no prompt comes twice."""
+    draw, answers = Draw(seed), dict[str, str]()
+    while len(answers) < count:
+        prompt, answer = example(draw)
+        answers.setdefault(prompt, answer)
+    return [{"prompt": prompt, "answer": answer} for prompt, answer in answers.items()]
+
+
+def split(rows: list[dict[str, str]], eval: int, test: int) -> dict[str, list[dict[str, str]]]:
+    """The last rows are the test split, those before them eval, and all others train."""
+    return {"train": rows[: -eval - test], "eval": rows[-eval - test : -test], "test": rows[-test:]}
