@@ -16,6 +16,7 @@ FLOORS = (
     ("data",),
     ("training",),
     ("decoding",),
+    ("continuing",),
     ("evaluation", "plan", "analysis"),
     ("likelihood",),
     ("rounds", "restored"),

@@ -13,16 +13,13 @@ import torch
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
-    LogitsProcessorList,
-    MaxLengthCriteria,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
 )
 
-from trace_cl import metrics
+from trace_cl import continuing, metrics
 from trace_cl.config import look_up_metric
+from trace_cl.continuing import Ended, Ending, answer, can_leave, side_by_side
 from trace_cl.data.batches import shares, within_budget
 from trace_cl.decoding import Decoder
 from trace_cl.errors import UserError
@@ -142,12 +139,16 @@ def generate(
 
     Prompts of like length are answered together, as many as `tokens_per_batch` allows, the longest first. Where the
     weights are spread over ranks (`in_step_with`), each answers prompts of its own, and all go on until the last is
-    done. An answer whose text is `settled` ends there; those beside it in the batch go on. Groups that `kept` knows are
-    not generated again; the model is `prepared` for the others, if there are any.
+    done. An answer whose text is `settled` ends there; those beside it in the batch go on. Equal prompts are answered
+    once. Groups that `kept` knows are not generated again; the model is `prepared` for the others, if there are any.
     """
+    different = dict.fromkeys(map(tuple, prompts))
+    if len(different) < len(prompts):
+        settings = (answer_tokens, tokens_per_batch, in_step_with, settled, kept, prepared)
+        said = dict(zip(different, generate(model, tokenizer, list(different), *settings), strict=True))
+        return [said[tuple(prompt)] for prompt in prompts]
     decoder = Decoder(tokenizer)
     ends = _end_tokens(model, tokenizer)
-    config = _config(tokenizer, ends, answer_tokens)
     answers = [""] * len(prompts)
     to_do: list[tuple[list[int], str]] = []
     for group in within_budget([len(prompt) + answer_tokens for prompt in prompts], tokens_per_batch):
@@ -161,8 +162,9 @@ def generate(
     with prepared() if to_do else nullcontext():
         for group, key in to_do:
             asked = [prompts[index] for index in group]
-            stop = _Settled(asked, ends, decoder, settled) if settled is not None and group else None
-            rows = _continue(model, asked, config, ends, in_step_with, stop)
+            rows = _continue(
+                model, asked, _config(tokenizer, ends, answer_tokens), ends, in_step_with, settled, decoder
+            )
             for index, row in zip(group, rows, strict=True):
                 answers[index] = decoder.text(row)
             if kept is not None and group:
@@ -183,12 +185,12 @@ def sample(
     """At most `tokens` ids that follow each prompt, the end token among them, each drawn from the `top_k` most likely
     by a stream of the prompt's own; batched as `generate` does it."""
     ends = _end_tokens(model, tokenizer)
-    config = _config(tokenizer, ends, tokens)
     rows: list[list[int]] = [[] for _ in prompts]
     groups = within_budget([len(prompt) + tokens for prompt in prompts], tokens_per_batch)
     for group in [*groups, *[[]] * _missing(len(groups), in_step_with)]:
         draws = Draws([seeds[index] for index in group], top_k)
-        drawn = _continue(model, [prompts[index] for index in group], config, ends, in_step_with, draws=draws)
+        asked = [prompts[index] for index in group]
+        drawn = _continue(model, asked, _config(tokenizer, ends, tokens), ends, in_step_with, draws=draws)
         for index, row in zip(group, drawn, strict=True):
             rows[index] = row
     return rows
@@ -211,39 +213,50 @@ def _continue(
     config: GenerationConfig,
     ends: set[int],
     in_step_with: Ranks | None,
-    settled: "_Settled | None" = None,
+    settled: Settled | None = None,
+    decoder: Decoder | None = None,
     draws: "Draws | None" = None,
 ) -> list[list[int]]:
     """What the model says to each prompt of one batch, up to its first end token. To none it says one token, to keep
     in step."""
-    width = max(map(len, prompts), default=1)
-    ids = torch.full((max(1, len(prompts)), width), int(config.pad_token_id))
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        # On the left, because generation goes on from the last column.
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    stop: list[StoppingCriteria] = [] if settled is None else [settled]
-    if not prompts:
-        stop = [MaxLengthCriteria(width + 1)]
+
+    def ended(ids: list[int]) -> bool:
+        if ids[-1] in ends:
+            return True
+        return settled is not None and decoder is not None and settled(decoder.final(ids))
+
     try:
         with _nothing_inherited(model):
-            output = model.generate(  # type: ignore[operator]  # the base class does not declare it
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                generation_config=config,
-                stopping_criteria=StoppingCriteriaList(stop),
-                logits_processor=LogitsProcessorList([] if draws is None else [draws]),
-                synced_gpus=in_step_with is not None,
-            )
+            if prompts and in_step_with is None and draws is None and can_leave(model):
+                rows = answer(model, prompts, config, ended)
+            else:
+                rows = _together(model, prompts, config, ended, in_step_with, draws)
     except (RuntimeError, MemoryError) as error:
         if gave_out(error):
             raise UserError(
-                f"out of memory while {len(ids)} prompts of up to {width} tokens are answered: "
-                "set evaluation.tokens_per_batch lower, and the same command goes on"
+                f"out of memory while {len(prompts)} prompts of up to {max(map(len, prompts), default=1)} tokens are "
+                "answered: set evaluation.tokens_per_batch lower, and the same command goes on"
             ) from error
         raise
-    return [_until_end(row, ends) for row in output[: len(prompts), width:].tolist()]
+    return [_until_end(row, ends) for row in rows]
+
+
+def _together(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    ended: Ended,
+    in_step_with: Ranks | None,
+    draws: "Draws | None",
+) -> list[list[int]]:
+    """The same in one call, from which no row leaves."""
+    pad = int(config.pad_token_id)
+    ids, mask = side_by_side(prompts or [[pad]], pad, model.device)
+    if not prompts:
+        config.max_new_tokens = 1
+    ends = Ending(ids.shape[1], len(ids), ended, half=False)
+    output = continuing.generate(model, ids, mask, config, ends, draws, synced_gpus=in_step_with is not None)
+    return output[: len(prompts), ids.shape[1] :].tolist()
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -263,20 +276,6 @@ def _nothing_inherited(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         owner.generation_config = own
-
-
-class _Settled(StoppingCriteria):
-    """Ends each row whose text is settled."""
-
-    def __init__(self, prompts: Sequence[Sequence[int]], ends: set[int], decoder: Decoder, settled: Settled) -> None:
-        self.width, self.ends, self.decoder, self.settled = max(map(len, prompts)), ends, decoder, settled
-        self.done = [False] * len(prompts)
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        for row, ids in enumerate(input_ids[:, self.width :].tolist()):
-            if not self.done[row]:
-                self.done[row] = ids[-1] in self.ends or self.settled(self.decoder.final(ids))
-        return torch.tensor(self.done, device=input_ids.device)
 
 
 class Draws(LogitsProcessor):

@@ -565,7 +565,7 @@ SECTIONS = {
         Case(
             "the configuration is of a model that translates",
             "",
-            "MODEL/config.json: t5 is no language model that answers a text by going on with it",
+            "MODEL/config.json: t5 is no language model that answers a text by going on with it; take a decoder-only one",
             lambda at: at.configure(model_type="t5"),
         ),
         Case(

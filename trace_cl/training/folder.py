@@ -118,7 +118,10 @@ def check_sizes(sizes: Mapping[str, Any], where: str) -> None:
 def model_on_meta(config: PretrainedConfig, where: str) -> PreTrainedModel:
     """The model that a configuration describes. Raises UserError where it describes none with layers to train."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UserError(f"{where}: {config.model_type} is no language model that answers a text by going on with it")
+        raise UserError(
+            f"{where}: {config.model_type} is no language model that answers a text by going on with it; take a "
+            "decoder-only one"
+        )
     with reading(f"{where} describes no model"):
         model = build_on_meta(config)
         decoder_layers(model)

@@ -1,0 +1,120 @@
+"""Scoring against TRACE's way: python benchmarks/scoring.py [--checkpoint DIR] [--out FILE] [benchmark=trace …]
+
+TRACE's way is `generate` on the test prompts in the order of the file, four at a time, to 512 tokens whatever the task
+(its scripts' batch and length). Ours is what a run does after a round: `evaluation.generate`, batched by length, equal
+prompts once, each answer no further than its score can change. Both answer with the same model in one process, in
+turns; of each task the median seconds are printed, their ratio (above 1: this project is faster), and both scores.
+
+DIR is a run's `checkpoint/`: a model that has learned the tasks ends its answers, one that has not goes on and on.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trace_cl.choices import compose
+from trace_cl.config import check
+from trace_cl.data.batches import Encoder
+from trace_cl.data.benchmark import Task, load_data, prepare
+from trace_cl.evaluation import generate, score, settled_by, summarize
+from trace_cl.training.engine import Optimization
+from trace_cl.training.layout import device_and_dtype
+from trace_cl.training.model import load_model, load_tokenizer, locate
+from trace_cl.training.torch_engine import TorchEngine
+
+BATCH, TOKENS = 4, 512
+"""TRACE's (inference/infer_multi_command.sh and its defaults)."""
+
+
+def traces_way(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> list[str]:
+    """Answers as TRACE's inference gives them."""
+    answers = []
+    for start in range(0, len(task.prompts), BATCH):
+        batch = {"input_ids": task.prompts[start : start + BATCH]}
+        padded = tokenizer.pad(batch, padding_side="left", return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            output = model.generate(  # type: ignore[operator]
+                **padded, max_new_tokens=TOKENS, do_sample=False, pad_token_id=tokenizer.eos_token_id
+            )
+        answers += tokenizer.batch_decode(
+            output[:, padded.input_ids.shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+    return answers
+
+
+def seconds(model: PreTrainedModel, began: float) -> float:
+    """Since then, when the device is done."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - began
+
+
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, budget: int, turns: int
+) -> dict[str, Any]:
+    """A task's line."""
+    settled = settled_by(task.metric, task.references)
+    ours, theirs, answers = [], [], {}
+    for _ in range(turns):
+        began = perf_counter()
+        answers["TRACE"] = traces_way(model, tokenizer, task)
+        theirs.append(seconds(model, began))
+        began = perf_counter()
+        answers["ours"] = generate(model, tokenizer, task.prompts, task.answer_tokens, budget, settled=settled)
+        ours.append(seconds(model, began))
+    scores = {
+        whose: summarize(
+            task.metric, score(task.metric, task.indices, said, task.references, task.questions), task.questions
+        )
+        for whose, said in answers.items()
+    }
+    return {
+        "task": task.name,
+        "TRACE's way s": statistics.median(theirs),
+        "ours s": statistics.median(ours),
+        "ratio": statistics.median(their / our for their, our in zip(theirs, ours, strict=True)),
+        "TRACE's way score": scores["TRACE"]["standard"],
+        "our score": scores["ours"]["standard"],
+    }
+
+
+def main() -> None:
+    """Print a line a task and their sum, and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="a run's checkpoint/ (default: the model as it comes)")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    given = parser.parse_args()
+    config = compose(given.overrides)
+    check(config)
+    folder = str(given.checkpoint or locate(config.model.source, config.model.path))
+    device, dtype = device_and_dtype(config.device, config.model.dtype)
+    tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
+    TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).to_devices(model)
+    encoder = Encoder(tokenizer, config.training.total_tokens, config.evaluation.prompt_tokens)
+    tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
+    lines = [measure(model, tokenizer, task, config.evaluation.tokens_per_batch, given.turns) for task in tasks]
+    lines.append(
+        {
+            "task": "all",
+            **{key: sum(line[key] for line in lines) for key in ("TRACE's way s", "ours s")},
+            "ratio": sum(line["TRACE's way s"] for line in lines) / sum(line["ours s"] for line in lines),
+            **{key: statistics.mean(line[key] for line in lines) for key in ("TRACE's way score", "our score")},
+        }
+    )
+    frame = pd.DataFrame(lines).set_index("task")
+    print(frame.to_string(float_format="{:.2f}".format))
+    if given.out:
+        given.out.write_text(json.dumps({"overrides": given.overrides, "tasks": lines}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
