@@ -9,18 +9,20 @@ makes that query or key, and an embedding tied to the head counts once.
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Sequence
+from importlib import import_module
 from itertools import combinations
 from random import Random
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
 from .base import Round, Strategy, Unsuitable
-from .in_trainer import FreezingCallback
 from .layers import Block, Layer, decoder_layers, layers, module_of
 from .selection import Selection
+
+if TYPE_CHECKING:
+    from .in_trainer import HalfFineTuningCallback as HalfFineTuningCallback
 
 T = TypeVar("T")
 
@@ -188,45 +190,8 @@ class HalfFineTuning:
         return [name for name in names if name not in frozen]
 
 
-class HalfFineTuningCallback(FreezingCallback):
-    """HFT for anybody's `transformers.Trainer`, or TRL's `SFTTrainer` or `DPOTrainer`: one training is one round.
-
-        Trainer(model, args, train_dataset=…, callbacks=[HalfFineTuningCallback(round=1)]).train()
-
-    The half of `(seed, round)` is frozen when the trainer is made, before it makes its optimizer, which so holds no
-    state for it; it is set free when training ends (under DeepSpeed and FSDP when the next trainer is made). Raise
-    `round` with each trainer to draw another half, or let one trainer redraw it: `redraw="epoch"` takes `round` in the
-    first epoch, `round + 1` in the second, and so on, `redraw="call"` the next whenever `train` is called. What goes on
-    learning then keeps its optimizer state, what is frozen loses it, what is set free begins without.
-
-    `resume_from_checkpoint` goes on with the same half, and is refused to a callback with other arguments. `frozen` are
-    the names of the frozen modules. `trainable_share` stands beside each loss in the trainer's log: trained / all
-    parameters of the layers' matrices. `selection` is a `Selection`, or a mapping of its fields.
-
-    Raises:
-        ValueError: for a model with peft's adapters; for a redraw under DeepSpeed or FSDP; where round, seed or
-            selection have changed since the trainer was made, or are not the checkpoint's.
-    """
-
-    def __init__(
-        self,
-        round: int = 1,
-        seed: int = 1,
-        selection: Selection | Mapping[str, Any] | None = None,
-        redraw: str = "never",
-    ) -> None:
-        super().__init__(round, redraw)
-        self.seed = seed
-        self.selection = selection if isinstance(selection, Selection) else Selection(**(selection or {}))
-
-    def settings(self) -> dict[str, Any]:
-        """Its arguments, as JSON holds them."""
-        return {"round": self.round, "seed": self.seed, "selection": asdict(self.selection), "redraw": self.redraw}
-
-    def draw(self, model: nn.Module, round: int) -> list[str]:
-        """This round's half."""
-        return select(model, round, self.seed, self.selection)
-
-    def parameters(self, model: nn.Module, frozen: list[str]) -> set[str]:
-        """The names of these modules' parameters."""
-        return parameters_of(model, frozen)
+def __getattr__(name: str) -> Any:
+    """The callback is looked up when first used: `transformers.Trainer` brings much along that a run does not need."""
+    if name != "HalfFineTuningCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(".in_trainer", __package__).HalfFineTuningCallback

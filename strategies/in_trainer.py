@@ -12,6 +12,8 @@ checkpoint names its parameters, stay as Trainer made them. One that was rebuilt
 hold the old one, and could not read a checkpoint's state, which is read before anybody can say what is to learn.
 """
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, cast
 
 import torch
@@ -20,7 +22,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from transformers.training_args import ParallelMode
 
+from .hft import parameters_of, select
 from .layers import trainable_share
+from .selection import Selection
 
 REDRAW = ("never", "epoch", "call")
 
@@ -181,3 +185,47 @@ def _sharded() -> bool:
 
 def _spelled(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+class HalfFineTuningCallback(FreezingCallback):
+    """HFT for anybody's `transformers.Trainer`, or TRL's `SFTTrainer` or `DPOTrainer`: one training is one round.
+
+        Trainer(model, args, train_dataset=…, callbacks=[HalfFineTuningCallback(round=1)]).train()
+
+    The half of `(seed, round)` is frozen when the trainer is made, before it makes its optimizer, which so holds no
+    state for it; it is set free when training ends (under DeepSpeed and FSDP when the next trainer is made). Raise
+    `round` with each trainer to draw another half, or let one trainer redraw it: `redraw="epoch"` takes `round` in the
+    first epoch, `round + 1` in the second, and so on, `redraw="call"` the next whenever `train` is called. What goes on
+    learning then keeps its optimizer state, what is frozen loses it, what is set free begins without.
+
+    `resume_from_checkpoint` goes on with the same half, and is refused to a callback with other arguments. `frozen` are
+    the names of the frozen modules. `trainable_share` stands beside each loss in the trainer's log: trained / all
+    parameters of the layers' matrices. `selection` is a `Selection`, or a mapping of its fields.
+
+    Raises:
+        ValueError: for a model with peft's adapters; for a redraw under DeepSpeed or FSDP; where round, seed or
+            selection have changed since the trainer was made, or are not the checkpoint's.
+    """
+
+    def __init__(
+        self,
+        round: int = 1,
+        seed: int = 1,
+        selection: Selection | Mapping[str, Any] | None = None,
+        redraw: str = "never",
+    ) -> None:
+        super().__init__(round, redraw)
+        self.seed = seed
+        self.selection = selection if isinstance(selection, Selection) else Selection(**(selection or {}))
+
+    def settings(self) -> dict[str, Any]:
+        """Its arguments, as JSON holds them."""
+        return {"round": self.round, "seed": self.seed, "selection": asdict(self.selection), "redraw": self.redraw}
+
+    def draw(self, model: nn.Module, round: int) -> list[str]:
+        """This round's half."""
+        return select(model, round, self.seed, self.selection)
+
+    def parameters(self, model: nn.Module, frozen: list[str]) -> set[str]:
+        """The names of these modules' parameters."""
+        return parameters_of(model, frozen)
