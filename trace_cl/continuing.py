@@ -26,8 +26,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 SHARED = 8
 """Tokens of a beginning that are worth a call of their own."""
 
-Ended = Callable[[list[int]], bool]
-"""Whether an answer of these ids has come to its end."""
+Settled = Callable[[list[int]], bool]
+"""Whether an answer that begins with these ids needs no others."""
 
 
 def can_leave(model: PreTrainedModel) -> bool:
@@ -38,10 +38,10 @@ def can_leave(model: PreTrainedModel) -> bool:
 
 
 def answer(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], config: GenerationConfig, ended: Ended
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], config: GenerationConfig, settled: Settled | None
 ) -> list[list[int]]:
-    """The ids that follow each prompt, `config.max_new_tokens` at most, of a model whose rows can leave. Behind the end
-    of an answer others may stand."""
+    """The ids that follow each prompt of a model whose rows can leave: until an end token or until they are `settled`,
+    `config.max_new_tokens` at most. Behind the end of an answer others may stand."""
     width = max(map(len, prompts))
     limit = width + int(config.max_new_tokens)
     cache = _cache(model, limit)
@@ -49,7 +49,7 @@ def answer(
     rows = list(range(len(prompts)))
     answers: list[list[int]] = [[] for _ in prompts]
     while rows:
-        ends = Ending(width, len(rows), ended, half=True)
+        ends = Ending(width, len(rows), config, settled, half=True)
         config.max_new_tokens = limit - ids.shape[1]
         ids = generate(model, ids, mask, config, ends, past_key_values=cache)
         for row, said in zip(rows, ids[:, width:].tolist(), strict=True):
@@ -100,15 +100,19 @@ def side_by_side(
 
 
 class Ending(StoppingCriteria):
-    """Ends each row that has `ended`; with `half` the whole call when half of them have. `rows` says which."""
+    """Ends each row after an end token, or when it is `settled`; with `half` the whole call when half of them have
+    ended. `rows` says which have."""
 
-    def __init__(self, width: int, rows: int, ended: Ended, half: bool) -> None:
-        self.width, self.ended, self.half = width, ended, half
+    def __init__(self, width: int, rows: int, config: GenerationConfig, settled: Settled | None, half: bool) -> None:
+        self.width, self.settled, self.half = width, settled, half
+        self.ends = {*(config.eos_token_id or ())}
         self.rows = [False] * rows
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        for row, ids in enumerate(input_ids[:, self.width :].tolist()):
-            self.rows[row] = self.rows[row] or self.ended(ids)
+        said = input_ids[:, -1:].tolist() if self.settled is None else input_ids[:, self.width :].tolist()
+        for row, ids in enumerate(said):
+            if not self.rows[row]:
+                self.rows[row] = ids[-1] in self.ends or (self.settled is not None and self.settled(ids))
         enough = self.half and 2 * sum(self.rows) >= len(self.rows)
         return torch.tensor([enough or end for end in self.rows], device=input_ids.device)
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from trace_cl import continuing, metrics
 from trace_cl.config import look_up_metric
-from trace_cl.continuing import Ended, Ending, answer, can_leave, side_by_side
+from trace_cl.continuing import Ending, answer, can_leave, side_by_side
 from trace_cl.data.batches import shares, within_budget
 from trace_cl.decoding import Decoder
 from trace_cl.errors import UserError
@@ -149,6 +149,7 @@ def generate(
         return [said[tuple(prompt)] for prompt in prompts]
     decoder = Decoder(tokenizer)
     ends = _end_tokens(model, tokenizer)
+    text_settled = None if settled is None else lambda ids: settled(decoder.final(ids))
     answers = [""] * len(prompts)
     to_do: list[tuple[list[int], str]] = []
     for group in within_budget([len(prompt) + answer_tokens for prompt in prompts], tokens_per_batch):
@@ -162,9 +163,7 @@ def generate(
     with prepared() if to_do else nullcontext():
         for group, key in to_do:
             asked = [prompts[index] for index in group]
-            rows = _continue(
-                model, asked, _config(tokenizer, ends, answer_tokens), ends, in_step_with, settled, decoder
-            )
+            rows = _continue(model, asked, _config(tokenizer, ends, answer_tokens), in_step_with, text_settled)
             for index, row in zip(group, rows, strict=True):
                 answers[index] = decoder.text(row)
             if kept is not None and group:
@@ -190,7 +189,7 @@ def sample(
     for group in [*groups, *[[]] * _missing(len(groups), in_step_with)]:
         draws = Draws([seeds[index] for index in group], top_k)
         asked = [prompts[index] for index in group]
-        drawn = _continue(model, asked, _config(tokenizer, ends, tokens), ends, in_step_with, draws=draws)
+        drawn = _continue(model, asked, _config(tokenizer, ends, tokens), in_step_with, draws=draws)
         for index, row in zip(group, drawn, strict=True):
             rows[index] = row
     return rows
@@ -211,26 +210,19 @@ def _continue(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
-    ends: set[int],
     in_step_with: Ranks | None,
-    settled: Settled | None = None,
-    decoder: Decoder | None = None,
+    settled: continuing.Settled | None = None,
     draws: "Draws | None" = None,
 ) -> list[list[int]]:
     """What the model says to each prompt of one batch, up to its first end token. To none it says one token, to keep
     in step."""
 
-    def ended(ids: list[int]) -> bool:
-        if ids[-1] in ends:
-            return True
-        return settled is not None and decoder is not None and settled(decoder.final(ids))
-
     try:
         with _nothing_inherited(model):
             if prompts and in_step_with is None and draws is None and can_leave(model):
-                rows = answer(model, prompts, config, ended)
+                rows = answer(model, prompts, config, settled)
             else:
-                rows = _together(model, prompts, config, ended, in_step_with, draws)
+                rows = _together(model, prompts, config, settled, in_step_with, draws)
     except (RuntimeError, MemoryError) as error:
         if gave_out(error):
             raise UserError(
@@ -238,14 +230,14 @@ def _continue(
                 "answered: set evaluation.tokens_per_batch lower, and the same command goes on"
             ) from error
         raise
-    return [_until_end(row, ends) for row in rows]
+    return [_until_end(row, set(config.eos_token_id)) for row in rows]
 
 
 def _together(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
-    ended: Ended,
+    settled: continuing.Settled | None,
     in_step_with: Ranks | None,
     draws: "Draws | None",
 ) -> list[list[int]]:
@@ -254,7 +246,7 @@ def _together(
     ids, mask = side_by_side(prompts or [[pad]], pad, model.device)
     if not prompts:
         config.max_new_tokens = 1
-    ends = Ending(ids.shape[1], len(ids), ended, half=False)
+    ends = Ending(ids.shape[1], len(ids), config, settled, half=False)
     output = continuing.generate(model, ids, mask, config, ends, draws, synced_gpus=in_step_with is not None)
     return output[: len(prompts), ids.shape[1] :].tolist()
 

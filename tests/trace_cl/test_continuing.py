@@ -1,6 +1,6 @@
 """Rows that leave their batch answer what they would have answered alone, token by token."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,15 +26,11 @@ def alone(model: Any, prompt: list[int]) -> list[int]:
     return [int(id) for id in ids[0, len(prompt) :]]
 
 
-def together(model: Any, prompts: list[list[int]], ended: Callable[[list[int]], bool]) -> list[list[int]]:
+def together(model: Any, prompts: list[list[int]]) -> list[list[int]]:
     """Without what stands behind the end token."""
     config = GenerationConfig(max_new_tokens=LONGEST, do_sample=False, eos_token_id=[END], pad_token_id=0)
-    rows = answer(model, prompts, config, ended)
+    rows = answer(model, prompts, config, None)
     return [row[: row.index(END) + 1 if END in row else None] for row in rows]
-
-
-def is_end(ids: list[int]) -> bool:
-    return ids[-1] == END
 
 
 @pytest.fixture
@@ -60,7 +56,7 @@ def test_of_every_architecture(architecture: str, shared: list[int]) -> None:
     assert can_leave(model)
     expected = [alone(model, prompt) for prompt in prompts]
     model.generation_config = GenerationConfig()
-    assert together(model, prompts, is_end) == expected
+    assert together(model, prompts) == expected
 
 
 def test_a_window_shorter_than_the_prompt() -> None:
@@ -68,7 +64,7 @@ def test_a_window_shorter_than_the_prompt() -> None:
     prompts = [BEGINNING + rest for rest in RESTS]
     expected = [alone(model, prompt) for prompt in prompts]
     model.generation_config = GenerationConfig()
-    assert together(model, prompts, is_end) == expected
+    assert together(model, prompts) == expected
 
 
 def test_who_has_ended_is_gone_when_half_have(read: list[tuple[int, int]]) -> None:
@@ -81,10 +77,10 @@ def test_who_has_ended_is_gone_when_half_have(read: list[tuple[int, int]]) -> No
     read.clear()
     config = GenerationConfig(max_new_tokens=LONGEST, do_sample=False, pad_token_id=0)
 
-    def ended(ids: list[int]) -> bool:
+    def settled(ids: list[int]) -> bool:
         return ids[-1] in last and len(ids) == last[ids[-1]] and ids in (said[0][:1], said[1][:2], said[2][:3])
 
-    rows = answer(model, prompts, config, ended)
+    rows = answer(model, prompts, config, settled)
     assert rows[3][: len(said[3])] == said[3]
     assert [row[:n] for row, n in zip(rows[:3], (1, 2, 3), strict=True)] == [said[0][:1], said[1][:2], said[2][:3]]
     assert read[:2] == [(1, len(BEGINNING)), (4, 9)]
@@ -99,7 +95,7 @@ def test_an_adapter_leaves_and_a_prefix_does_not() -> None:
     prompts = [BEGINNING + rest for rest in RESTS]
     expected = [alone(adapted, prompt) for prompt in prompts]
     model.generation_config = GenerationConfig()
-    assert together(adapted, prompts, is_end) == expected
+    assert together(adapted, prompts) == expected
     prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     prefixed: Any = get_peft_model(with_weights("llama"), prefix)
     assert not can_leave(prefixed)
