@@ -92,7 +92,7 @@ def test_a_real_run_stands_there_with_every_figure_and_every_answer(run: Callabl
     summary = json.loads((folder / "summary.json").read_text())
     header, *tasks, op, bwt, learned = page.runs[name][:7]
     forgotten, losses, definitions = page.runs[name][7:11], page.runs[name][11:15], page.runs[name][15:]
-    assert definitions[0] == ["figure", "value", "95% interval"]
+    assert definitions[0] == ["figure", "value", "95% interval", "definition"]
     assert [row[0] for row in definitions[1:]] == [*("OP", "BWT", "learned", "mean OP", "BWT, t−1", "forgetting")]
     assert forgotten[0][-3:] == ["by format", "by empty", "changed"]
     assert [row[0] for row in losses] == ["task \\ round", *summary["tasks"]]

@@ -9,7 +9,7 @@ from trace_cl import metrics
 from trace_cl.analysis.baselines import further, missing
 from trace_cl.analysis.bootstrap import DRAWS, LEVEL, intervals
 from trace_cl.analysis.stored import StoredRun
-from trace_cl.analysis.text import RECOMPUTED, UNDEFINED, legend, markdown, number, over_seeds
+from trace_cl.analysis.text import RECOMPUTED, UNDEFINED, markdown, number, over_seeds
 from trace_cl.errors import UserError
 
 EVERY = (*metrics.FIGURES, *metrics.FURTHER)
@@ -32,21 +32,22 @@ def summarized(run: StoredRun) -> dict[str, Any]:
 
 
 def frame(run: StoredRun) -> pd.DataFrame:
-    """A row a figure that the run has, of texts: its value after the newest round, and its interval if it is known. Of
-    a published run those alone that its paper does not print."""
+    """A row a figure that the run has, of texts: its value after the newest round, its interval if it is known, and its
+    definition. Of a published run those alone that its paper does not print."""
     values = further(run) if run.published else run.figures | further(run)
     ends = run.intervals
     lines = {
         figure.name: [
             number(values[figure.name][-1], "+" if figure.signed else "") + RECOMPUTED * run.published,
             f"[{number(ends[figure.name][0])}, {number(ends[figure.name][1])}]" if figure.name in ends else "",
+            figure.formula,
         ]
         for figure in EVERY
         if values.get(figure.name, [None])[-1] is not None
     }
-    columns = ["value", f"{LEVEL:.0%} interval"]
+    columns = ["value", f"{LEVEL:.0%} interval", "definition"]
     shown = pd.DataFrame.from_dict(lines, orient="index", columns=columns).rename_axis(index="figure")
-    return shown if ends else shown[["value"]]
+    return shown if ends else shown[["value", "definition"]]
 
 
 def definitions(run: StoredRun) -> str:
@@ -59,7 +60,7 @@ def definitions(run: StoredRun) -> str:
 
 
 def _definitions(run: StoredRun) -> str:
-    text = f"{markdown(frame(run))}\n\n{legend(EVERY)}"
+    text = f"{markdown(frame(run))}\n\n{BASELINES}"
     if run.intervals:
         text += f" Intervals: a bootstrap over the test examples ({DRAWS:,} draws), which says nothing of other seeds."
     elif "no_intervals" in run.summary:
@@ -71,6 +72,10 @@ def _definitions(run: StoredRun) -> str:
         ]
     lines = "\n".join(wanted)
     return f"{text}\n" + (f"\nMissing, and what makes it:\n\n{lines}\n" if wanted else "")
+
+
+BASELINES = "b: the base model's scores; ã: those of a model of each task alone; a*: those of one model of all tasks."
+"""What the letters in the definitions mean."""
 
 
 def by_seeds(groups: Sequence[Sequence[StoredRun]]) -> pd.DataFrame:

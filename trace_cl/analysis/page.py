@@ -18,11 +18,11 @@ import jinja2
 from trace_cl import metrics
 from trace_cl.analysis.abilities import DELTA, MEAN, of_run, table
 from trace_cl.analysis.forgetting import cells, learned_and_forgotten, when_learned
-from trace_cl.analysis.further import EVERY, frame
+from trace_cl.analysis.further import BASELINES, frame
 from trace_cl.analysis.losses import LOSSES, loss_table
 from trace_cl.analysis.save import save
 from trace_cl.analysis.stored import StoredRun, by_method, find, find_published, folder_of_runs, last
-from trace_cl.analysis.text import RECOMPUTED, headline, identity, legend, over_seeds, texts
+from trace_cl.analysis.text import RECOMPUTED, headline, identity, over_seeds, texts
 from trace_cl.errors import UserError
 
 BLACK_READS_BETTER = 47
@@ -112,10 +112,9 @@ def why(run: StoredRun) -> dict[str, list[list[str]]]:
 
 
 def definitions(run: StoredRun) -> dict[str, list[list[str]]]:
-    """The run's figures by all definitions, by what they mean. Raises UserError for a damaged run that they need."""
+    """The run's figures by all definitions, by their caption. Raises UserError for a damaged run that they need."""
     shown = frame(run)
-    explained = [figure for figure in EVERY if figure.name in shown.index]
-    return {} if shown.empty else {legend(explained): texts(shown)}
+    return {} if shown.empty else {BASELINES: texts(shown)}
 
 
 @cache
