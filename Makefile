@@ -31,6 +31,7 @@ report: .venv/ready ## all runs on one page, runs/report.html; ARGS="--runs DIR 
 
 bench: .venv/ready ## speed of training and scoring, as ratios; ARGS="benchmark=trace benchmark.max_test=20"
 	$(BIN)/python benchmarks/speed.py $(ARGS)
+	$(BIN)/python benchmarks/scoring.py $(ARGS)
 
 # A worker a core, with one thread each: the models of the tests gain nothing from a second one, and workers that have
 # more threads together than there are cores wait for each other.

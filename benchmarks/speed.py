@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from trace_cl.config import CONF_DIR
+from trace_cl.config import CONF_DIR, check
 from trace_cl.data.batches import Encoder, global_batches
 from trace_cl.data.benchmark import Task, load_data, prepare
 from trace_cl.evaluation import generate
@@ -87,6 +87,7 @@ def main(overrides: list[str]) -> None:
     """Print the two ratios."""
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         config = hydra.compose("config", overrides)
+    check(config)
     folder = locate(config.model.source, config.model.path)
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
