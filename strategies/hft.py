@@ -13,16 +13,13 @@ from collections.abc import Collection, Iterable, Sequence
 from importlib import import_module
 from itertools import combinations
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from .base import Round, Strategy, Unsuitable
 from .layers import Block, Layer, decoder_layers, layers, module_of
 from .selection import Selection
-
-if TYPE_CHECKING:
-    from .in_trainer import HalfFineTuningCallback as HalfFineTuningCallback
 
 T = TypeVar("T")
 

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev, variance
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Picture
 
 from trace_cl import identity, metrics
 from trace_cl.analysis.stored import StoredRun, by_method, last, method_order, natural
@@ -96,31 +93,3 @@ def sentence(method: Ordered) -> str:
         return f"{said}."
     runs = mean(len(seeds) for seeds in method.runs.values())
     return f"{said}, of which ± {seeds / sqrt(runs):.1f} is left in an order's mean."
-
-
-def picture(methods: Sequence[Ordered], width: float) -> Picture:
-    """OP and BWT in each order: a panel a figure, a place a method, a point an order with its seeds' standard deviation
-    as a bar; the line and the band are the mean over orders and their standard deviation."""
-    drawn = Picture(figsize=(width, 2.6), layout="constrained")
-    for axes, figure in zip(drawn.subplots(1, 2), ("OP", "BWT"), strict=True):
-        for place, method in enumerate(methods):
-            if values := method.values(figure):
-                _draw(axes, place, values)
-        axes.set(title=figure, xticks=range(len(methods)), xlim=(-0.6, len(methods) - 0.4))
-        axes.set_xticklabels([method.method for method in methods], rotation=20, ha="right")
-        axes.grid(axis="y", linewidth=0.3, color="0.85")
-    drawn.supxlabel("a circle: an order, by its name (white: random); bars: seeds; band: orders", fontsize=6.5)
-    return drawn
-
-
-def _draw(axes: Axes, place: int, values: dict[str, list[float]]) -> None:
-    """One figure of one method, by order a value a seed."""
-    middle, orders, _ = spread(values)
-    ends, reach = [place - 0.35, place + 0.35], orders or 0.0
-    axes.fill_between(ends, middle - reach, middle + reach, color="0.88", linewidth=0)
-    axes.plot(ends, [middle, middle], color="0.4", linewidth=0.8)
-    for (order, seeds), x in zip(values.items(), np.linspace(place - 0.25, place + 0.25, len(values)), strict=True):
-        axes.errorbar(x, mean(seeds), stdev(seeds) if len(seeds) > 1 else None, color="k", elinewidth=0.5)
-        circle = {"boxstyle": "circle,pad=0.2", "facecolor": "w" if "random" in order else "#cfe3f2", "linewidth": 0.4}
-        name = order.removeprefix("random")
-        axes.annotate(name, (x, mean(seeds)), ha="center", va="center", fontsize=5.5, bbox=circle)

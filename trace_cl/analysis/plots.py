@@ -12,18 +12,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from trace_cl.analysis import orders
 from trace_cl.analysis.abilities import of_run
-from trace_cl.analysis.orders import by_order
+from trace_cl.analysis.orders import Ordered, by_order, spread
 from trace_cl.analysis.save import save
 from trace_cl.analysis.stored import (
     STRATEGIES,
@@ -226,6 +227,35 @@ def op_bwt(methods: Sequence[Method], width: float = WIDTHS["single"]) -> Pictur
     return picture
 
 
+@matplotlib.rc_context(STYLE)
+def over_orders(methods: Sequence[Ordered], width: float) -> Picture:
+    """OP and BWT in each order: a panel a figure, a place a method, a point an order with its seeds' standard deviation
+    as a bar; the line and the band are the mean over orders and their standard deviation."""
+    drawn = Picture(figsize=(width, 2.6), layout="constrained")
+    for axes, figure in zip(drawn.subplots(1, 2), ("OP", "BWT"), strict=True):
+        for place, method in enumerate(methods):
+            if values := method.values(figure):
+                _draw_orders(axes, place, values)
+        axes.set(title=figure, xticks=range(len(methods)), xlim=(-0.6, len(methods) - 0.4))
+        axes.set_xticklabels([method.method for method in methods], rotation=20, ha="right")
+        axes.grid(axis="y", linewidth=0.3, color="0.85")
+    drawn.supxlabel("a circle: an order, by its name (white: random); bars: seeds; band: orders", fontsize=6.5)
+    return drawn
+
+
+def _draw_orders(axes: Axes, place: int, values: dict[str, list[float]]) -> None:
+    """One figure of one method, by order a value a seed."""
+    middle, orders, _ = spread(values)
+    ends, reach = [place - 0.35, place + 0.35], orders or 0.0
+    axes.fill_between(ends, middle - reach, middle + reach, color="0.88", linewidth=0)
+    axes.plot(ends, [middle, middle], color="0.4", linewidth=0.8)
+    for (order, seeds), x in zip(values.items(), np.linspace(place - 0.25, place + 0.25, len(values)), strict=True):
+        axes.errorbar(x, mean(seeds), stdev(seeds) if len(seeds) > 1 else None, color="k", elinewidth=0.5)
+        circle = {"boxstyle": "circle,pad=0.2", "facecolor": "w" if "random" in order else "#cfe3f2", "linewidth": 0.4}
+        name = order.removeprefix("random")
+        axes.annotate(name, (x, mean(seeds)), ha="center", va="center", fontsize=5.5, bbox=circle)
+
+
 def outside(points: Points, lowest: Points, highest: Points) -> NDArray[np.bool_]:
     """Which of the points n × 2 lie outside the box with these corners: n."""
     return np.asarray(((points < lowest) | (points > highest)).any(axis=1))
@@ -357,13 +387,12 @@ def in_one_order(runs: Sequence[StoredRun]) -> list[StoredRun]:
     return [run for run in runs if run not in others]
 
 
-@matplotlib.rc_context(STYLE)
-def over_orders(runs: Sequence[StoredRun], width: float) -> Picture:
-    """OP and BWT of the methods that have runs in several orders. Raises UserError where none has."""
+def with_orders(runs: Sequence[StoredRun]) -> list[Ordered]:
+    """The methods that have finished runs in several orders. Raises UserError where none has."""
     methods = by_order(run for run in runs if not run.published)
     if not methods:
         raise UserError("none of these methods has finished runs in several orders: -m benchmark.order=1,2 makes them")
-    return orders.picture(methods, width)
+    return methods
 
 
 def heatmaps(runs: Sequence[StoredRun], width: float) -> Iterator[tuple[str, Picture]]:
@@ -411,7 +440,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.picture == "heatmap":
             pictures = heatmaps(runs, width)
         elif options.picture == "orders":
-            pictures = [("orders", over_orders(runs, width))]
+            pictures = [("orders", over_orders(with_orders(runs), width))]
         else:
             if not options.run:
                 runs = in_one_order(runs)
