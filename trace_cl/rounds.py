@@ -439,7 +439,7 @@ class Run:
         newest = dict(zip(self.journal.tasks, rows[-1], strict=False))
         defined = {name: values[-1] for name, values in figures.items() if values[-1] is not None}
         self.logger.log("round", len(rows), {**score_curves(newest), **defined})
-        self.journal.write_summary(summary)
+        self.journal.write_summary(summary)  # of which the figures of other papers are told, by the reader of all runs
         folder, scores = self.journal.folder, self.journal.scores(standing)
         summary |= summarized(StoredRun.of(folder, report.matrix(scores, self.journal.tasks)))
         self.journal.write_summary(summary)

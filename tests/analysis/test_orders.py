@@ -73,6 +73,16 @@ def test_other_settings_are_apart(tmp_path: Path) -> None:
     assert section([]) == ""
 
 
+def test_fewer_tasks_are_no_other_order(tmp_path: Path) -> None:
+    """What is learned of two tasks is one thing, and of eight another."""
+    stored(tmp_path, kept=10)
+    for order in ("[FOMC,Py150]", "[Py150,FOMC]"):
+        stored(tmp_path, f"benchmark.order={order}", kept=20)
+    [two] = by_order(find(tmp_path))
+    assert two.method == "seqft of FOMC, Py150"
+    assert [len(seeds) for seeds in two.runs.values()] == [1, 1]
+
+
 def test_results_and_the_picture_show_it(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert summary.main(["--runs", str(runs)]) == 0
     printed = capsys.readouterr().out

@@ -38,11 +38,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     """Rows and columns of every call of the model's."""
     sizes: list[tuple[int, int]] = []
 
-    def look(module: torch.nn.Module, inputs: Any, kwargs: dict[str, Any]) -> None:
+    def look(module: torch.nn.Module, inputs: Any) -> None:
         if isinstance(module, torch.nn.Embedding):
             sizes.append(tuple(inputs[0].shape))
 
-    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda module, inputs: look(module, inputs, {}))
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(look)
     yield sizes
     hook.remove()
 

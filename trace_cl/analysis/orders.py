@@ -35,12 +35,14 @@ class Ordered:
 
 
 def by_order(runs: Iterable[StoredRun]) -> list[Ordered]:
-    """The methods that have finished runs in more than one order, with those. Raises UserError where seeds of one order
-    differ in more than the seed."""
+    """The methods that have finished runs in more than one order of the same tasks, with those. Raises UserError where
+    seeds of one order differ in more than the seed."""
     found: dict[str, dict[str, list[StoredRun]]] = {}
     for seeds in by_method(run for run in runs if run.complete and run.written):
         settings = seeds[0].written | {identity.ORDER: seeds[0].own[identity.ORDER]}
         method = identity.method_name(seeds[0].strategy, settings, seeds[0].own)
+        if sorted(seeds[0].tasks) != sorted(seeds[0].own[identity.ORDER]):
+            method += f" of {', '.join(sorted(seeds[0].tasks))}"
         found.setdefault(method, {})[identity.order_in_words(seeds[0].tasks, seeds[0].own)] = seeds
     return [
         Ordered(method, dict(sorted(found[method].items(), key=lambda each: natural(each[0]))))
