@@ -85,6 +85,16 @@ def test_batches_answer_what_single_prompts_answer() -> None:
         assert generate(model, TOKENIZER, IDS, 12, budget) == expected
 
 
+def test_equal_prompts_are_answered_once_each_at_its_place(greedy: list[str]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
+    rows: list[int] = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    places = [0, 2, 0, 1, 2, 0]
+    answers = generate(model, TOKENIZER, [IDS[place] for place in places], 12, 4096)
+    assert answers == [greedy[place] for place in places]
+    assert max(rows) == 3
+
+
 HOSTILE = {
     "do_sample": True,
     "temperature": 5.0,
