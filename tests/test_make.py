@@ -92,7 +92,7 @@ def test_the_table_is_rendered_whatever_happens(able: int, run: int, started: bo
 def test_an_unknown_table_is_refused() -> None:
     done = make("table23")
     assert done.returncode == 2
-    assert "there is no table 23: choose 3, 4, 5, 7, 12, or 24 to 42" in done.stderr
+    assert "there is no table 23: choose 3, 4, 5, 7, 10, 12, or 24 to 42" in done.stderr
 
 
 def package(name: str, **said: object) -> dict[str, object]:
