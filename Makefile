@@ -33,6 +33,10 @@ bench: .venv/ready ## speed of training and scoring, as ratios; ARGS="benchmark=
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 	$(BIN)/python benchmarks/scoring.py $(ARGS)
 
+BENCH_SCALE ?= large
+bench-gpu: .venv/ready ## what a GPU comes to, in nine minutes; BENCH_SCALE=small where there is none; ARGS="benchmark.root=DIR"
+	BENCH_SCALE=$(BENCH_SCALE) $(BIN)/python benchmarks/gpu.py $(ARGS)
+
 # A worker a core, with one thread each: the models of the tests gain nothing from a second one, and workers that have
 # more threads together than there are cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
@@ -124,4 +128,4 @@ table%: ## a table of the paper (3, 4, 5, 7, 12, 24 to 42): table3 MODEL=tiny SE
 
 tables: ## Tables 3 and 29 to 42
 
-.PHONY: help setup run results report bench test test-methods test-trainers test-distributed test-grid test-crash test-fuzz lint audit docs package tables table_trace figure3 $(TABLES)
+.PHONY: help setup run results report bench bench-gpu test test-methods test-trainers test-distributed test-grid test-crash test-fuzz lint audit docs package tables table_trace figure3 $(TABLES)
