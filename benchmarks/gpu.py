@@ -57,6 +57,9 @@ BUDGETS = {
 }
 """Seconds that a part has at most, in the order in which they come."""
 
+FAILED = "failed"
+"""The quantity of a row that says why a part was not measured to its end."""
+
 MODULES = ("gpu_training", "gpu_answers", "gpu_resume")
 
 
@@ -72,13 +75,13 @@ def do(bench: Bench) -> int:
     except Exception as error:
         traceback.print_exc()
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        bench.tell(bench.part, "failed", None, " ".join(said.split()))
+        bench.tell(bench.part, FAILED, None, " ".join(said.split()))
         return 1
     return 0
 
 
 def do_in_a_process(part: str, seconds: float, scale: str, folder: Path, overrides: Sequence[str]) -> str | None:
-    """Do a part in a process of its own, which is ended when its time is up; why it has told of no failure itself."""
+    """Do a part in a process of its own, which is ended when its time is up; why it has not come to its end."""
     command = [sys.executable, __file__, "--part", part, "--out", str(folder), "--seconds", str(seconds), *overrides]
     log = folder / f"{part}.log"
     with log.open("w") as said:
@@ -95,7 +98,7 @@ def do_in_a_process(part: str, seconds: float, scale: str, folder: Path, overrid
             return f"its {seconds:.0f} seconds were up"
         finally:
             end(process)
-    return None if code in (0, 1) else f"it ended with {code}: {log} has what it said last"
+    return f"it ended with {code}: {log} has what it said last" if code else None
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
@@ -143,12 +146,12 @@ def main() -> int:
     for part in wanted:
         began = perf_counter()
         failure = do_in_a_process(part, BUDGETS[scale][part], scale, given.out, given.overrides)
-        if failure:
-            rows.add(Row(part, part, "failed", None, failure))
+        if failure and not any(row.part == part and row.quantity == FAILED for row in rows.read()):
+            rows.add(Row(part, part, FAILED, None, failure))
         print(f"{part}: {perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
         table = write(rows.read(), given.out, about)
     print(table)
-    return int(any(row.quantity == "failed" for row in rows.read()))
+    return int(any(row.quantity == FAILED for row in rows.read()))
 
 
 if __name__ == "__main__":

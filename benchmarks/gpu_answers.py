@@ -38,7 +38,6 @@ def scoring(bench: Bench) -> None:
     model = random_model(as_dict(bench.compose().model.architecture), dtype, device)
     budget = tokens_per_batch(bench, model)
     theirs, ours = 0.0, 0.0
-    traces_way(model, bench.tokenizer, bench.benchmark.tasks[0].prompts[:1], tokens=2)  # what is made once, at first
     for task in bench.benchmark.tasks:
         each = traces_seconds(bench, model, task.prompts[:BATCH]) / len(task.prompts[:BATCH])
         budget, own = own_seconds(bench, model, task, budget)
@@ -53,9 +52,9 @@ def scoring(bench: Bench) -> None:
 def traces_seconds(bench: Bench, model: PreTrainedModel, prompts: Sequence[list[int]]) -> float:
     """What a batch takes to 512 tokens each, from what the first and the last timed token take."""
     some = bench.scale.timed_tokens
-    first, until = (
-        timed(model, partial(traces_way, model, bench.tokenizer, prompts, tokens=tokens)) for tokens in (1, some)
-    )
+    answer = partial(traces_way, model, bench.tokenizer, prompts)
+    answer(tokens=1)  # the first time a shape takes longer
+    first, until = (timed(model, partial(answer, tokens=tokens)) for tokens in (1, some))
     return first + (until - first) / (some - 1) * (TOKENS - 1)
 
 

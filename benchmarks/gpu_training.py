@@ -75,7 +75,7 @@ def learning(bench: Bench, subject: str, *overrides: str) -> None:
     Where the plan has no room for the whole depth, a model of half as many layers stands in for it, and again.
     """
     depth = bench.compose().model.architecture.num_hidden_layers
-    for layers in (depth, depth // 2, depth // 4):
+    for layers in dict.fromkeys(max(1, depth // part) for part in (1, 2, 4)):
         if learned(bench, subject, "" if layers == depth else f", {layers} layers", layers, overrides):
             return
 
