@@ -31,6 +31,7 @@ from trace_cl.signals import listening
 from trace_cl.strategies.base import Strategy, Unsuitable
 from trace_cl.strategies.streams import stream
 from trace_cl.training import engines
+from trace_cl.training.allocator import keep_freed_memory
 from trace_cl.training.engine import Optimization
 from trace_cl.training.folder import build_on_meta, read_config
 from trace_cl.training.layout import device_and_dtype
@@ -68,6 +69,8 @@ def _start(config: DictConfig) -> None:
         print(plan.render(plan.dry_run(config, strategy), as_json=config.dry_run == "json" or not sys.stdout.isatty()))
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
+    if device.type == "cpu":
+        keep_freed_memory()
     ranks = join(cuda=device.type == "cuda")
     journal = find_journal(config, strategy, writes=ranks.first)
     if on_the_first(ranks, journal.complete):

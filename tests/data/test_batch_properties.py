@@ -1,11 +1,12 @@
 """What holds of every cut of every batch."""
 
 from collections import Counter
+from itertools import combinations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trace_cl.data.batches import collate, global_batches, micro_batches, shares, within_budget
+from trace_cl.data.batches import PASS, collate, fewest_tokens, global_batches, micro_batches, shares, within_budget
 from trace_cl.strategies.base import Example
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=40)
@@ -23,6 +24,21 @@ def test_groups_hold_every_example_once_within_the_budget_the_longest_first(leng
     assert order == sorted(lengths, reverse=True)
     for group in groups[:-1]:
         assert (len(group) + 1) * max(lengths[index] for index in group) > budget, "there was room for another"
+
+
+@given(lengths=st.lists(st.integers(1, 900), min_size=1, max_size=9), budget=st.integers(900, 3000))
+def test_no_cut_of_the_sorted_rows_has_fewer_tokens(lengths: list[int], budget: int) -> None:
+    def cost(groups: list[list[int]]) -> int:
+        return sum(len(group) * max(group) + PASS for group in groups)
+
+    order = sorted(lengths, reverse=True)
+    cuts = (cut for count in range(len(order)) for cut in combinations(range(1, len(order)), count))
+    ways = [[order[a:b] for a, b in zip((0, *cut), (*cut, len(order)), strict=True)] for cut in cuts]
+    allowed = [way for way in ways if all(len(group) == 1 or len(group) * group[0] <= budget for group in way)]
+    found = [[lengths[index] for index in group] for group in fewest_tokens(lengths, budget)]
+    assert [length for group in found for length in group] == order
+    assert found in allowed
+    assert cost(found) == min(map(cost, allowed))
 
 
 @given(examples=EXAMPLES, budget=st.integers(1, 80))

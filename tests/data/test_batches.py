@@ -2,7 +2,7 @@
 
 import pytest
 
-from trace_cl.data.batches import Encoder, collate, global_batches, micro_batches, within_budget
+from trace_cl.data.batches import Encoder, collate, fewest_tokens, global_batches, micro_batches, within_budget
 from trace_cl.strategies.base import Example
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.model import load_tokenizer
@@ -60,6 +60,12 @@ def test_micro_batches_stay_within_the_budget_longest_with_longest() -> None:
     cut = micro_batches(batch, 100)
     assert [[len(example) for example in part] for part in cut] == [[301], [91], [42, 41], [8, 6, 4]]
     assert within_budget([], 100) == []
+
+
+def test_a_micro_batch_ends_where_padding_would_cost_more_than_a_pass_of_its_own() -> None:
+    assert fewest_tokens([400, 10, 10], 8192) == [[0], [1, 2]]
+    assert fewest_tokens([200, 10, 10], 8192) == [[0, 1, 2]]
+    assert fewest_tokens([], 8192) == []
 
 
 def test_positions_are_those_that_an_answer_token_follows() -> None:

@@ -61,6 +61,30 @@ def within_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
+PASS = 512
+"""What one more pass through the model costs, in tokens, roughly: its kernels are started and its gradients added up."""
+
+
+def fewest_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices grouped longest with longest, a padded group within `budget` (or of one): of all such groupings the one
+    that has the fewest tokens to compute, padding and PASS for each group among them."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    cheapest = [(0, 0)]  # of the first n: tokens, and where the last group begins
+    for end in range(1, len(order) + 1):
+        ways = []
+        for start in reversed(range(end)):
+            padded = (end - start) * lengths[order[start]]
+            if padded > budget and end - start > 1:
+                break
+            ways.append((cheapest[start][0] + padded + PASS, start))
+        cheapest.append(min(ways))
+    groups: list[list[int]] = []
+    while order:
+        groups.insert(0, order[cheapest[len(order)][1] :])
+        order = order[: cheapest[len(order)][1]]
+    return groups
+
+
 def shares(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     """Indices dealt out to the ranks, the longest first, each to the rank that has the fewest tokens so far."""
     dealt: list[list[int]] = [[] for _ in range(ranks)]
@@ -73,8 +97,8 @@ def shares(lengths: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 def micro_batches(batch: Sequence[Example], budget: int) -> list[list[Example]]:
-    """A global batch cut under a token budget."""
-    return [[batch[index] for index in group] for group in within_budget([len(e) for e in batch], budget)]
+    """A global batch cut under a token budget, so that little of it is padding."""
+    return [[batch[index] for index in group] for group in fewest_tokens([len(e) for e in batch], budget)]
 
 
 def answer_tokens(examples: Iterable[Example]) -> int:

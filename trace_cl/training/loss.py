@@ -44,7 +44,7 @@ class LanguageModel(nn.Module):
             observer.look_at(batch)
         with self.precision(), handing_on(self.model.get_decoder(), batch):
             logits: Tensor = self.model(input_ids=batch.input_ids, use_cache=False).logits
-        return logits[0]
+        return logits.squeeze(0)  # whose gradient is a view, too: an index's would be a second tensor of this size
 
     def precision(self) -> torch.autocast:
         """What the model is to be run under. No weight's bf16 copy outlives its use, which would be half of the weights

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
-from trace_cl.data.batches import answer_tokens, micro_batches, within_budget
+from trace_cl.data.batches import answer_tokens, within_budget
 from trace_cl.strategies.base import Batch, Bytes, Example, bytes_of, shape_of
 from trace_cl.strategies.layers import decoder_layers
 from trace_cl.training.layout import Layout
@@ -123,7 +123,8 @@ def largest_micro_batch(
     examples, and the most answer tokens that one can have."""
     shape, answers = (0, 0), 0
     for pool in pools:
-        for batch in (batch[:global_batch] for batch in micro_batches(pool, tokens_per_batch)):
+        for group in within_budget([len(example) for example in pool], tokens_per_batch):
+            batch = [pool[index] for index in group[:global_batch]]
             shape = max(shape, (len(batch), max(map(len, batch)) - 1), key=math.prod)
             answers = max(answers, answer_tokens(batch))
     return (*shape, answers)

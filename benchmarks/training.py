@@ -1,0 +1,246 @@
+"""Training against transformers.Trainer: python benchmarks/training.py [--model bench] [--out FILE] [benchmark=trace …]
+
+Both train the same examples, as many of each task, in global batches of 16, in one process, in turns: the engine as a
+run does it, and `Trainer` with a collator that pads each batch. Of each the median seconds are printed and how many
+times as fast we are. Then the same without each of the things that make the difference, and beside all of it the
+GFLOP/s of the step: six for each weight of a matrix and token (for the head and answer token), padding not counted;
+`matrix product` is what the layers' own products reach alone, forward and backward, in the same run.
+
+`--model bench` has random weights and 32,000 words (`models.py`); `--model tiny` is the model that ships.
+"""
+
+import argparse
+import copy
+import ctypes
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+from unittest.mock import patch
+
+import pandas as pd
+import torch
+from models import build
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from trace_cl.choices import compose
+from trace_cl.config import check
+from trace_cl.data.batches import Encoder, global_batches, within_budget
+from trace_cl.data.benchmark import load_data, prepare
+from trace_cl.strategies.base import Batch, Example
+from trace_cl.tiny import CHECKPOINT
+from trace_cl.training import allocator
+from trace_cl.training.engine import Optimization
+from trace_cl.training.layout import device_and_dtype
+from trace_cl.training.loss import LanguageModel
+from trace_cl.training.model import load_model, load_tokenizer
+from trace_cl.training.torch_engine import TorchEngine, TorchLearner
+
+GLOBAL_BATCH = 16
+ENGINE = "trace_cl.training.torch_engine"
+
+
+def with_engine(model: PreTrainedModel, examples: Sequence[Example], budget: int = 8192) -> None:
+    """As a run trains them."""
+    learner = TorchLearner(model, Optimization(learning_rate=1e-5), tokens_per_batch=budget)
+    for batch in global_batches(examples, GLOBAL_BATCH, "speed"):
+        learner.backward(batch)
+        learner.step()
+    learner.close()
+
+
+def with_trainer(model: PreTrainedModel, examples: Sequence[Example]) -> None:
+    """As a user of transformers would train them: as they come, padded to the longest."""
+
+    def pad(batch: list[Example]) -> dict[str, Tensor]:
+        longest = max(map(len, batch))
+        ids, labels = torch.zeros(len(batch), longest, dtype=torch.long), torch.full((len(batch), longest), -100)
+        mask = torch.zeros_like(ids)
+        for row, example in enumerate(batch):
+            ids[row, : len(example)] = torch.tensor([*example.prompt, *example.answer])
+            labels[row, len(example.prompt) : len(example)] = torch.tensor(example.answer)
+            mask[row, : len(example)] = 1
+        return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder,
+            per_device_train_batch_size=GLOBAL_BATCH,
+            num_train_epochs=1,
+            learning_rate=1e-5,
+            lr_scheduler_type="constant",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            remove_unused_columns=False,
+            bf16=model.dtype == torch.bfloat16,
+            dataloader_pin_memory=False,
+        )
+        Trainer(model, arguments, train_dataset=list(examples), data_collator=pad).train()
+
+
+def all_logits(objective: LanguageModel, batch: Batch) -> Tensor:
+    """Over whole rows, of which the answers' are chosen afterwards."""
+    with objective.precision():
+        logits: Tensor = objective.model(input_ids=batch.input_ids, use_cache=False).logits
+    return logits.flatten(0, 1)[batch.positions]
+
+
+def masked(objective: LanguageModel, batch: Batch) -> Tensor:
+    """With a mask that says which tokens are padding."""
+    lengths = torch.tensor([length for _, length in batch.rows], device=batch.input_ids.device)
+    mask = (torch.arange(batch.input_ids.shape[1], device=lengths.device) < lengths[:, None]).long()
+    forward = objective.model.forward
+    with patch.object(objective.model, "forward", lambda **given: forward(**given, attention_mask=mask)):
+        return LOGITS(objective, batch)
+
+
+def packed(objective: LanguageModel, batch: Batch) -> Tensor:
+    """All rows in one, behind each other without padding, each seeing itself alone."""
+    lengths = torch.tensor([length for _, length in batch.rows])
+    real = torch.arange(batch.input_ids.shape[1]) < lengths[:, None]
+    owner = torch.arange(len(lengths)).repeat_interleave(lengths)
+    mask = ((owner[:, None] == owner) & torch.ones(len(owner), len(owner), dtype=torch.bool).tril())[None, None]
+    places = torch.cat([torch.arange(length) for length in lengths])
+    positions = (real.flatten().cumsum(0) - 1)[batch.positions]
+    row = Batch(batch.input_ids[real][None], positions, batch.targets, batch.total, batch.examples)
+    forward = objective.model.forward
+    more = {"attention_mask": mask, "position_ids": places[None]}
+    with patch.object(objective.model, "forward", lambda **given: forward(**given, **more)):
+        return LOGITS(objective, row)
+
+
+LOGITS = LanguageModel.logits
+
+
+def as_they_come(batch: Sequence[Example], budget: int) -> list[list[Example]]:
+    """Micro-batches of at most so many tokens, rows of any lengths beside each other."""
+    cut: list[list[Example]] = [[]]
+    for example in batch:
+        if cut[-1] and (len(cut[-1]) + 1) * max(map(len, [*cut[-1], example])) > budget:
+            cut.append([])
+        cut[-1].append(example)
+    return cut
+
+
+def as_large_as_may_be(batch: Sequence[Example], budget: int) -> list[list[Example]]:
+    """Micro-batches of rows of like length, as few as there can be."""
+    return [[batch[i] for i in group] for group in within_budget([len(example) for example in batch], budget)]
+
+
+@contextmanager
+def giving_back() -> Iterator[None]:
+    """With malloc as it comes."""
+    malloc = ctypes.CDLL(None)
+    malloc.mallopt(-4, 65536)
+    malloc.mallopt(-1, 128 * 1024)
+    yield
+    allocator.keep_freed_memory()
+
+
+def logits_by(other: Callable[[LanguageModel, Batch], Tensor]) -> AbstractContextManager[Any]:
+    """Another way to the logits at the answer positions."""
+    return patch.object(LanguageModel, "logits", other)
+
+
+CHANGES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "ours": nullcontext,
+    "rows of any lengths together": lambda: patch(f"{ENGINE}.micro_batches", as_they_come),
+    "one micro-batch, however much padding": lambda: patch(f"{ENGINE}.micro_batches", as_large_as_may_be),
+    "logits at all positions": lambda: logits_by(all_logits),
+    "a mask for the padding": lambda: logits_by(masked),
+    "packed into one row": lambda: logits_by(packed),
+    "freed memory given back": giving_back,
+    "bf16": nullcontext,
+}
+
+
+def matrices(model: nn.Module) -> tuple[list[nn.Linear], nn.Linear]:
+    """The layers' matrices, and the head."""
+    head = model.get_output_embeddings()
+    return [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head], head
+
+
+def flops(model: nn.Module, examples: Sequence[Example]) -> int:
+    """Six for each weight of a matrix and token that goes through it: one product forward, two backward."""
+    inside, head = matrices(model)
+    tokens, answers = sum(len(e) - 1 for e in examples), sum(len(e.answer) for e in examples)
+    return 6 * (tokens * sum(m.weight.numel() for m in inside) + answers * head.weight.numel())
+
+
+def product(model: nn.Module, tokens: int) -> float:
+    """FLOP/s of one layer's products over and over, forward and backward, of so many tokens."""
+    inside, _ = matrices(model)
+    spent, done = 0.0, 0
+    for matrix in inside[:7] * 2:
+        rows, out = torch.randn(tokens, matrix.in_features), torch.randn(tokens, matrix.out_features)
+        weight = matrix.weight.detach()
+        for left, right in ((rows, weight.t()), (out, weight), (out.t(), rows)):
+            left @ right
+            began = perf_counter()
+            left @ right
+            spent += perf_counter() - began
+            done += 2 * tokens * weight.numel()
+    return done / spent
+
+
+def main() -> None:
+    """Print the table, and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="bench")
+    parser.add_argument("--examples", type=int, default=4, help="of each task")
+    parser.add_argument("--tokens", type=int, default=512, help="of an example, at most")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    given = parser.parse_args()
+    config = compose(given.overrides)
+    check(config)
+    device, dtype = device_and_dtype(config.device, None)
+    model = load_model(str(CHECKPOINT), dtype) if given.model == "tiny" else build(given.model, device, dtype)
+    TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).to_devices(model)
+    encoder = Encoder(load_tokenizer(str(CHECKPOINT)), given.tokens, given.tokens)
+    tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
+    examples = [example for task in tasks for example in task.train[: given.examples]]
+    work = flops(model, examples)
+
+    def seconds(train: Callable[[PreTrainedModel, Sequence[Example]], None], dtype: torch.dtype = dtype) -> float:
+        copied = copy.deepcopy(model).to(dtype)
+        began = perf_counter()
+        train(copied, examples)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return perf_counter() - began
+
+    took: dict[str, list[float]] = {}
+    seconds(with_engine)
+    for turn in range(given.turns):
+        took.setdefault("transformers.Trainer", []).append(seconds(with_trainer))
+        for name, changed in CHANGES.items():
+            with changed():
+                took.setdefault(name, []).append(seconds(with_engine, torch.bfloat16 if name == "bf16" else dtype))
+        print(f"turn {turn + 1}: {took['transformers.Trainer'][-1] / took['ours'][-1]:.2f}", flush=True)
+    lines = [
+        {
+            "training": name,
+            "s": statistics.median(each),
+            "times ours": statistics.median(other / own for other, own in zip(each, took["ours"], strict=True)),
+            "GFLOP/s": work / statistics.median(each) / 1e9,
+        }
+        for name, each in took.items()
+    ]
+    lines.append({"training": "matrix product", "GFLOP/s": product(model, sum(map(len, examples)) // 4) / 1e9})
+    print(pd.DataFrame(lines).set_index("training").to_string(float_format="{:.2f}".format, na_rep=""))
+    if given.out:
+        about = {"model": given.model, "threads": torch.get_num_threads(), "overrides": given.overrides}
+        given.out.write_text(json.dumps({**about, "lines": lines}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
