@@ -30,7 +30,7 @@ report: .venv/ready ## all runs on one page, runs/report.html; ARGS="--runs DIR 
 	$(BIN)/python -m trace_cl.page $(ARGS)
 
 bench: .venv/ready ## speed of training and scoring, as ratios, and how rounds grow; ARGS="benchmark=trace benchmark.max_test=20"
-	$(BIN)/python benchmarks/speed.py $(ARGS)
+	$(BIN)/python benchmarks/training.py $(ARGS)
 	$(BIN)/python benchmarks/scoring.py $(ARGS)
 	$(BIN)/python benchmarks/growth.py
 

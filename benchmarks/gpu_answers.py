@@ -6,7 +6,7 @@ from time import perf_counter
 
 import torch
 from gpu_bench import Bench, Part, drop_what_is_left
-from random_models import random_model
+from models import random_model
 from scoring import BATCH, TOKENS, seconds, traces_way
 from torch import Tensor
 from transformers import PreTrainedModel

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from gpu_bench import Bench, Part
-from random_models import save_random_model
+from models import save_random_model
 
 from trace_cl.config import as_dict
 from trace_cl.records.files import read_matrix

@@ -12,8 +12,8 @@ from typing import Any
 import flops
 import torch
 from gpu_bench import Bench, Part, drop_what_is_left
+from models import random_model
 from omegaconf import DictConfig
-from random_models import random_model
 from scoring import seconds
 from transformers import PreTrainedModel
 
@@ -53,6 +53,13 @@ class Planned:
         return f"{layers} layers, micro-batches of {self.tokens_per_batch} tokens{twice}"
 
 
+def gem(bench: Bench) -> None:
+    """GEM, which holds its memories' gradients only where there is room for them."""
+    stored = ["strategy=gem"]
+    streams = "memory_gradients" in bench.compose(*stored).strategy
+    learning(bench, "GEM in the last round", stored, *([[*stored, "strategy.memory_gradients=streamed"]] * streams))
+
+
 def machine(bench: Bench) -> None:
     """What there is to measure on."""
     device, dtype = bench.place
@@ -69,15 +76,16 @@ def machine(bench: Bench) -> None:
     bench.tell("matrix product", "TFLOP/s", rate / 1e12, f"{bench.scale.product}³ in {dtype}; {known}")
 
 
-def learning(bench: Bench, subject: str, *overrides: str) -> None:
-    """Time and memory of a method's steps in its last round.
+def learning(bench: Bench, subject: str, *ways: Sequence[str]) -> None:
+    """Time and memory of a method's steps in its last round, in the first of these ways (overrides) that has room.
 
     Where the plan has no room for the whole depth, a model of half as many layers stands in for it, and again.
     """
     depth = bench.compose().model.architecture.num_hidden_layers
     for layers in dict.fromkeys(max(1, depth // part) for part in (1, 2, 4)):
-        if learned(bench, subject, "" if layers == depth else f", {layers} layers", layers, overrides):
-            return
+        for overrides in ways:
+            if learned(bench, subject, "" if layers == depth else f", {layers} layers", layers, overrides):
+                return
 
 
 def learned(bench: Bench, subject: str, shallow: str, layers: int, overrides: Sequence[str]) -> bool:
@@ -210,8 +218,8 @@ def tell_peak(bench: Bench, subject: str, memory: Memory) -> None:
 
 PARTS: dict[str, Part] = {
     "machine": machine,
-    "full": lambda bench: learning(bench, FULL),
-    "hft": lambda bench: learning(bench, "HFT", "hft=true"),
-    "lora": lambda bench: learning(bench, "LoRA", "strategy=lora_seqft"),
-    "gem": lambda bench: learning(bench, "GEM in the last round", "strategy=gem"),
+    "full": lambda bench: learning(bench, FULL, []),
+    "hft": lambda bench: learning(bench, "HFT", ["hft=true"]),
+    "lora": lambda bench: learning(bench, "LoRA", ["strategy=lora_seqft"]),
+    "gem": gem,
 }

@@ -26,8 +26,8 @@ from typing import Any
 
 import pandas as pd
 import torch
+from models import save_random_model
 from omegaconf import DictConfig
-from random_models import save_random_model
 
 from trace_cl.analysis.text import markdown
 from trace_cl.choices import compose

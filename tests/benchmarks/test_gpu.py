@@ -78,7 +78,7 @@ def test_where_there_is_no_room_a_shallower_model_stands_in(bench: Bench, monkey
 
     room = Room()
     monkeypatch.setattr(gpu_training, "measure", lambda *_: room)
-    gpu_training.learning(bench, "GEM", "strategy=gem")
+    gpu_training.learning(bench, "GEM", ["strategy=gem"])
     rows = {(row.subject, row.quantity): row for row in bench.rows.read()}
     assert rows["GEM", "does not fit"].beside.startswith("2 layers need ")
     assert ("GEM", "tokens/s") not in rows
@@ -99,7 +99,7 @@ def test_a_setting_that_is_too_large_after_all_gives_way_to_the_next(
         learn(bench, subject, shallow, planned)
 
     monkeypatch.setattr(gpu_training, "learn", too_large)
-    gpu_training.learning(bench, "full fine-tuning")
+    gpu_training.learning(bench, "full fine-tuning", [])
     told = [row.beside for row in bench.rows.read() if row.quantity == "out of memory"]
     assert ["16384" in told[0], "8192" in told[1]] == [True, True]
     [step] = [row.beside for row in bench.rows.read() if row.quantity == "seconds a step"]
