@@ -19,7 +19,7 @@ from trace_cl.strategies.base import Example
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training.engine import Optimization
 from trace_cl.training.free_memory import main_memory, measure
-from trace_cl.training.memory import answering
+from trace_cl.training.memory import answering, largest_answered
 from trace_cl.training.model import load_model
 from trace_cl.training.ranks import Ranks
 from trace_cl.training.torch_engine import TorchEngine, TorchLearner
@@ -82,7 +82,11 @@ def tokens_per_batch(bench: Bench, model: PreTrainedModel) -> int:
     """The most of `BUDGETS` for which there is room."""
     device, dtype = bench.place
     free = measure(device, Ranks()).device or main_memory() // 4
-    return next((budget for budget in BUDGETS if sum(answering(model, dtype, budget)) <= 0.9 * free), BUDGETS[-1])
+
+    def fits(budget: int) -> bool:
+        return sum(answering(model, dtype, largest_answered(bench.benchmark.tasks, budget))) <= 0.9 * free
+
+    return next(filter(fits, BUDGETS), BUDGETS[-1])
 
 
 def invariances(bench: Bench) -> None:
