@@ -139,6 +139,7 @@ def main() -> int:
     if given.part:
         deadline = perf_counter() + 0.9 * given.seconds
         return do(Bench(given.part, SCALES[scale], rows, given.overrides, deadline))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by which a part is ended too
     given.out.mkdir(parents=True, exist_ok=True)
     rows.file.unlink(missing_ok=True)
     about: dict[str, object] = {"scale": scale, "overrides": given.overrides}

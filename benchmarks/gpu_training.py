@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, islice
 from time import perf_counter
@@ -20,13 +19,13 @@ from transformers import PreTrainedModel
 from trace_cl.build import build_strategy
 from trace_cl.config import EngineConfig, as_dict
 from trace_cl.data.batches import global_batches
-from trace_cl.plan import parts_of, select_first, size
+from trace_cl.plan import Needs, parts_of, select_first, size
 from trace_cl.run import optimization
 from trace_cl.strategies.base import Example, Round
 from trace_cl.training import layout as layouts
 from trace_cl.training.folder import build_on_meta, of_sizes
 from trace_cl.training.free_memory import measure
-from trace_cl.training.memory import CONTEXT, Memory, activations, largest_micro_batch
+from trace_cl.training.memory import Memory
 from trace_cl.training.ranks import Ranks
 from trace_cl.training.room import DoesNotFit
 from trace_cl.training.torch_engine import TorchEngine
@@ -43,13 +42,14 @@ class Planned:
 
     config: DictConfig
     architecture: dict[str, Any]
-    settings: EngineConfig
+    twice: bool
+    """Whether layers are computed twice."""
     tokens_per_batch: int
     memory: Memory
 
     def __str__(self) -> str:
         layers = self.architecture["num_hidden_layers"]
-        twice = ", layers computed twice" if self.settings.gradient_checkpointing else ""
+        twice = ", layers computed twice" if self.twice else ""
         return f"{layers} layers, micro-batches of {self.tokens_per_batch} tokens{twice}"
 
 
@@ -107,21 +107,16 @@ def learned(bench: Bench, subject: str, shallow: str, layers: int, overrides: Se
 def fitting(bench: Bench, subject: str, config: DictConfig, architecture: dict[str, Any]) -> Iterator[Planned]:
     """Those of `SETTINGS` that the plan has room for, or a row that tells of the last that it has none for."""
     device, dtype = bench.place
-    strategy, round = build_strategy(config), last_round(bench)
+    strategy, room = build_strategy(config), measure(device, Ranks())
     sizes = strategy.build(lambda _: build_on_meta(of_sizes(architecture), dtype), None, bench.benchmark.rounds(1, 1))
-    select_first(strategy, round, sizes)
-    pools = [*batches(bench), *(task.train for task in round.past if "gradients" in strategy.uses)]
-    room = measure(device, Ranks())
+    needs = Needs(config, strategy, bench.benchmark, sizes, dtype)
     found = False
     for twice, tokens in SETTINGS:
         settings = replace(EngineConfig(**config.engine), name="torch", gradient_checkpointing=twice)
-        layout = layouts.layout(settings, 1)
-        kept = activations(sizes, dtype, layout, largest_micro_batch(pools, tokens, bench.scale.global_batch))
-        memory = Memory.of(sizes.parameters(), dtype, layout, partial(strategy.extra_bytes, round), kept)
-        memory = replace(memory, context=CONTEXT if device.type == "cuda" else 0)
+        _, memory = needs.under({"training.tokens_per_batch": tokens}).hardest(layouts.layout(settings, 1), room)
         if room.holds(memory):
             found = True
-            yield Planned(config, architecture, settings, tokens, memory)
+            yield Planned(config, architecture, twice, tokens, memory)
     if not found:
         layers = architecture["num_hidden_layers"]
         beside = f"{layers} layers need {size(memory.total)} ({parts_of(memory)})"
@@ -149,8 +144,8 @@ def learn(bench: Bench, subject: str, shallow: str, planned: Planned) -> None:
     strategy, round = build_strategy(planned.config), last_round(bench)
     rounds = bench.benchmark.rounds(1, bench.scale.global_batch)
     model = strategy.build(lambda _: random_model(planned.architecture, dtype, device), None, rounds)
-    twice = planned.settings.gradient_checkpointing
-    engine = TorchEngine(optimization(planned.config.training), device, planned.tokens_per_batch, twice)
+    settings = optimization(planned.config.training)
+    engine = TorchEngine(settings, device, planned.tokens_per_batch, planned.twice)
     engine.to_devices(model)
     select_first(strategy, round, model)
     if device.type == "cuda":
