@@ -56,7 +56,7 @@ def resume(bench: Bench) -> None:
         beside = f"from the kill at step {steps} of round 2 to the end"
         bench.tell("the killed run", "seconds", perf_counter() - began, beside)
         bench.tell(
-            "the killed run", "rounds trained again", float(made(killed) != first), "of those that were finished"
+            "the killed run", "rounds trained again", float(made(killed) != first), "of the one that was finished"
         )
         compare(bench, only_run(whole), only_run(killed))
 
@@ -114,10 +114,9 @@ def compare(bench: Bench, whole: Path, resumed: Path) -> None:
     change = max(abs(one - other) / abs(one) for one, other in zip(*losses, strict=True))
     bench.tell("the killed run", "relative change of the losses", change, f"the most in {len(losses[0])} steps")
     one, other = (read_matrix(folder / "matrix.csv") for folder in (whole, resumed))
-    points = (one - other).abs().max().max()
-    bench.tell(
-        "the killed run", "difference of the matrices", float(points), f"points, the most; of {one.max().max():.2f}"
-    )
+    points = float((one - other).abs().max().max())
+    beside = f"points; the highest score is {one.max().max():.2f}"
+    bench.tell("the killed run", "difference of the matrices", points, beside)
 
 
 PARTS: dict[str, Part] = {"resume": resume}

@@ -115,7 +115,19 @@ def test_scoring_is_told_task_by_task_and_in_all(bench: Bench, monkeypatch: pyte
     assert times == pytest.approx([4 * speed for speed in speeds])
     assert len(speeds) == 8
     whole = 4 * 8 / sum(1 / speed for speed in speeds)
-    assert value(bench, "scoring all tasks", "times TRACE's way") == pytest.approx(whole)
+    assert value(bench, "scoring", "times TRACE's way") == pytest.approx(whole)
+
+
+def test_a_task_that_there_is_no_time_for_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is read before and after a task, which takes a minute; there are two and a half."""
+    clock = iter([0.0, 0.0, 60.0, 60.0, 60.0, 120.0, *[120.0] * 6])
+    monkeypatch.setattr(gpu_answers, "time", lambda: next(clock))
+    monkeypatch.setattr(gpu_answers, "traces_seconds", lambda *_: 8.0)
+    monkeypatch.setattr(gpu_answers, "own_seconds", lambda *_: (64, 4.0))
+    gpu_answers.scoring(replace(bench, deadline=150.0))
+    told = [row.quantity for row in bench.rows.read()]
+    assert told == [*["examples/s", "times TRACE's way"] * 2, *["no time left"] * 6, "times TRACE's way"]
+    assert bench.rows.read()[-1].beside == "over 2 tasks, as many examples of each"
 
 
 def test_a_token_of_traces_way_costs_what_the_timed_ones_cost(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,12 +237,14 @@ def runs(process: int) -> bool:
     [
         (["--parts", "full,half"], "small", "--parts half is none of machine, full, hft"),
         ([], "medium", "BENCH_SCALE=medium is neither large nor small"),
+        ([], "large", "PyTorch finds no GPU on this machine: set BENCH_SCALE=small"),
     ],
 )
-def test_what_is_no_part_and_no_scale_is_refused(
+def test_what_cannot_be_measured_is_refused(
     arguments: list[str], scale: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BENCH_SCALE", scale)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments])
     assert gpu.main() == 2
     assert sentence in capsys.readouterr().err
