@@ -27,7 +27,7 @@ from time import perf_counter, time
 
 import pandas as pd
 import torch
-from gpu_bench import LARGE, SMALL, Bench, Part, Row, Rows
+from gpu_bench import LARGE, SMALL, Bench, Part, Row, RowFile
 
 from trace_cl.analysis.text import markdown
 from trace_cl.errors import UserError
@@ -142,7 +142,7 @@ def main() -> int:
     if unknown := [part for part in wanted if part not in BUDGETS[scale]]:
         print(f"error: --parts {unknown[0]} is none of {', '.join(BUDGETS[scale])}", file=sys.stderr)
         return 2
-    rows = Rows(given.out / "gpu.jsonl")
+    rows = RowFile(given.out / "gpu.jsonl")
     if given.part:
         return do(Bench(given.part, SCALES[scale], rows, given.overrides, given.until))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by which a part is ended too

@@ -34,7 +34,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowFile:
     """The figures of a run, a JSON line each, kept as they come."""
 
     file: Path
@@ -60,7 +60,7 @@ class Scale:
     second: Sequence[str]
     data: Sequence[str]
     product: int
-    """Rows of the square matrices whose product is timed."""
+    """RowFile of the square matrices whose product is timed."""
     global_batch: int = 128
     steps: int = 4
     """Of each method at most; the first is not counted."""
@@ -106,7 +106,7 @@ class Bench:
 
     part: str
     scale: Scale
-    rows: Rows
+    rows: RowFile
     overrides: Sequence[str] = ()
     deadline: float = field(default_factory=lambda: time() + 3600)
 

@@ -5,6 +5,9 @@ TRACE's way is `generate` on the test prompts in the order of the file, four at 
 prompts once, each answer no further than its score can change. Both answer with the same model in one process, in
 turns; of each task the median seconds are printed, their ratio (above 1: this project is faster), and both scores.
 
+`floor` is what cannot be saved: the matrices' products alone, as fast as they are in the same run, of the prompts
+(their common beginning once), and of each further token of the rows that have not ended.
+
 DIR is a run's `checkpoint/`: a model that has learned the tasks ends its answers, one that has not goes on and on.
 """
 
@@ -12,12 +15,15 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl.choices import compose
@@ -63,12 +69,62 @@ def seconds(model: PreTrainedModel, began: float) -> float:
     return perf_counter() - began
 
 
+class Rows:
+    """Takes note of the answers' ids, a list a batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[list[int]]] = []
+
+    def get(self, key: str) -> None:
+        return None
+
+    def put(self, key: str, rows: list[list[int]]) -> None:
+        self.batches.append(rows)
+
+
+class Products:
+    """Seconds of a model's products alone: of the layers' matrices for some tokens, of these and the head for rows."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        head = model.get_output_embeddings()
+        layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
+        self.prompt = self._of(model, layers, 1024) / 1024
+        self.rows = {rows: self._of(model, [*layers, head], rows) for rows in (1, 2, 4, 8, 16, 32, 64, 128)}
+
+    def _of(self, model: PreTrainedModel, matrices: Sequence[nn.Linear], tokens: int) -> float:
+        inputs = {m.in_features: torch.randn(tokens, m.in_features).to(m.weight) for m in matrices}
+        took = []
+        for _ in range(5):
+            began = seconds(model, 0.0)
+            for matrix in matrices:
+                inputs[matrix.in_features] @ matrix.weight.detach().t()
+            took.append(seconds(model, began))
+        return statistics.median(took)
+
+    def least(self, prompts: Sequence[Sequence[int]], batches: Sequence[Sequence[Sequence[int]]]) -> float:
+        """Seconds of these prompts, each once, and of the answers that were given to them."""
+        different = sorted(set(map(tuple, prompts)))
+        pairs = zip(different[0], different[-1], strict=False)  # all others lie between
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) if len(different) > 1 else 0
+        tokens = sum(map(len, different)) - same * (len(different) - 1)
+        alive = [sum(len(row) > step for row in rows) for rows in batches for step in range(1, max(map(len, rows)))]
+        steps = np.interp(alive, list(self.rows), list(self.rows.values())).sum() if alive else 0.0
+        return float(tokens * self.prompt + steps)
+
+
 def measure(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, budget: int, turns: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    budget: int,
+    turns: int,
+    products: Products,
 ) -> dict[str, Any]:
     """A task's line."""
     settled = settled_by(task.metric, task.references)
     ours, theirs, answers = [], [], {}
+    rows = Rows()
+    generate(model, tokenizer, task.prompts, task.answer_tokens, budget, settled=settled, kept=rows)
     for _ in range(turns):
         began = perf_counter()
         answers["TRACE"] = traces_way(model, tokenizer, task.prompts)
@@ -87,6 +143,7 @@ def measure(
         "TRACE's way s": statistics.median(theirs),
         "ours s": statistics.median(ours),
         "ratio": statistics.median(their / our for their, our in zip(theirs, ours, strict=True)),
+        "floor s": products.least(task.prompts, rows.batches),
         "TRACE's way score": scores["TRACE"]["standard"],
         "our score": scores["ours"]["standard"],
     }
@@ -108,11 +165,13 @@ def main() -> None:
     TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).to_devices(model)
     encoder = Encoder(tokenizer, config.training.total_tokens, config.evaluation.prompt_tokens)
     tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
-    lines = [measure(model, tokenizer, task, config.evaluation.tokens_per_batch, given.turns) for task in tasks]
+    products = Products(model)
+    budget = config.evaluation.tokens_per_batch
+    lines = [measure(model, tokenizer, task, budget, given.turns, products) for task in tasks]
     lines.append(
         {
             "task": "all",
-            **{key: sum(line[key] for line in lines) for key in ("TRACE's way s", "ours s")},
+            **{key: sum(line[key] for line in lines) for key in ("TRACE's way s", "ours s", "floor s")},
             "ratio": sum(line["TRACE's way s"] for line in lines) / sum(line["ours s"] for line in lines),
             **{key: statistics.mean(line[key] for line in lines) for key in ("TRACE's way score", "our score")},
         }

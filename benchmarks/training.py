@@ -35,7 +35,7 @@ from trace_cl.data.benchmark import load_data, prepare
 from trace_cl.strategies.base import Batch, Example
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import allocator
-from trace_cl.training.engine import Optimization
+from trace_cl.training.engine import Optimization, cast
 from trace_cl.training.layout import device_and_dtype
 from trace_cl.training.loss import LanguageModel
 from trace_cl.training.model import load_model, load_tokenizer
@@ -161,20 +161,20 @@ CHANGES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
-def matrices(model: nn.Module) -> tuple[list[nn.Linear], nn.Linear]:
+def matrices(model: PreTrainedModel) -> tuple[list[nn.Linear], nn.Linear]:
     """The layers' matrices, and the head."""
     head = model.get_output_embeddings()
     return [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head], head
 
 
-def flops(model: nn.Module, examples: Sequence[Example]) -> int:
+def flops(model: PreTrainedModel, examples: Sequence[Example]) -> int:
     """Six for each weight of a matrix and token that goes through it: one product forward, two backward."""
     inside, head = matrices(model)
     tokens, answers = sum(len(e) - 1 for e in examples), sum(len(e.answer) for e in examples)
     return 6 * (tokens * sum(m.weight.numel() for m in inside) + answers * head.weight.numel())
 
 
-def product(model: nn.Module, tokens: int) -> float:
+def product(model: PreTrainedModel, tokens: int) -> float:
     """FLOP/s of one layer's products over and over, forward and backward, of so many tokens."""
     inside, _ = matrices(model)
     spent, done = 0.0, 0
@@ -211,7 +211,8 @@ def main() -> None:
     work = flops(model, examples)
 
     def seconds(train: Callable[[PreTrainedModel, Sequence[Example]], None], dtype: torch.dtype = dtype) -> float:
-        copied = copy.deepcopy(model).to(dtype)
+        copied = copy.deepcopy(model)
+        cast(copied.parameters(), dtype)
         began = perf_counter()
         train(copied, examples)
         if device.type == "cuda":

@@ -49,6 +49,9 @@ from trace_cl.training.model import (
 )
 from trace_cl.training.ranks import Ranks, on_the_first
 
+PICTURES = 60
+"""Seconds between two drawings of a run's pictures at least: rounds of a small model are shorter. The last is drawn."""
+
 
 @dataclass
 class Run:
@@ -72,6 +75,7 @@ class Run:
         self.rounds = self.benchmark.rounds(self.config.seed, self.config.training.global_batch)
         self.answers = Answers(self.journal.folder / "answers" / f"rank{self.ranks.rank}.jsonl", self.stop_if_asked)
         self.put_by_at = perf_counter()
+        self.next_pictures = 0.0
         planned = [plan.tokens(self.strategy.phases(round)) for round in self.rounds]
         scored = [[task.name for task in self.scored(round.number)] for round in self.rounds]
         self.progress = Progress(planned, scored, shown=self.ranks.first)
@@ -409,7 +413,8 @@ class Run:
         )
 
     def report(self, standing: Standing) -> dict[str, list[float | None]]:
-        """summary.json, report.md and its pictures of the finished rounds; the newest round's figures to the logger.
+        """summary.json and report.md of the finished rounds, now and then with its pictures; the newest round's figures
+        to the logger.
 
         Gives OP, BWT and the other figures after every round.
         """
@@ -444,6 +449,9 @@ class Run:
         summary |= summarized(StoredRun.of(folder, report.matrix(scores, self.journal.tasks)))
         self.journal.write_summary(summary)
         report.write_report(folder, scores, self.journal.tasks, records, summary, base)
+        if summary["complete"] or perf_counter() > self.next_pictures:
+            report.write_pictures(folder, scores, self.journal.tasks, summary)
+            self.next_pictures = perf_counter() + PICTURES
         return figures
 
 

@@ -13,7 +13,7 @@ import gpu_answers
 import gpu_resume
 import gpu_training
 import pytest
-from gpu_bench import SMALL, Bench, Row, Rows
+from gpu_bench import SMALL, Bench, Row, RowFile
 from torch import OutOfMemoryError
 
 from trace_cl.training.memory import Memory
@@ -33,7 +33,7 @@ TINIEST = replace(
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     scale = replace(TINIEST, second=TINIEST.model)
-    return Bench("part", scale, Rows(tmp_path / "gpu.jsonl"), ["device=cpu", "benchmark.epochs=1"])
+    return Bench("part", scale, RowFile(tmp_path / "gpu.jsonl"), ["device=cpu", "benchmark.epochs=1"])
 
 
 def value(bench: Bench, subject: str, quantity: str) -> float:

@@ -13,7 +13,6 @@ from trace_cl.analysis.abilities import section
 from trace_cl.analysis.forgetting import WHY, Cell, cells, learned_and_forgotten, when_learned
 from trace_cl.analysis.further import definitions
 from trace_cl.analysis.losses import LOSSES, loss_table, reference_losses, sentence, with_general_loss
-from trace_cl.analysis.plots import Method, curves, heatmap, image
 from trace_cl.analysis.stored import StoredRun
 from trace_cl.analysis.text import UNDEFINED, headline, identity, legend, markdown, render, square, table, undefined
 from trace_cl.errors import UserError
@@ -124,7 +123,29 @@ def coarse(folder: Path, row: Sequence[float], tasks: Sequence[str]) -> str:
 
 def pictures(method: str, title: str, scores: pd.DataFrame) -> dict[str, bytes]:
     """The pictures that report.md shows, by their files' names."""
+    from trace_cl.analysis.plots import (
+        Method,
+        curves,
+        heatmap,
+        image,
+    )  # what draws is not needed before a run has begun
+
     return {"heatmap.png": image(heatmap(scores, title)), "curves.png": image(curves([Method(method, [scores])]))}
+
+
+def write_pictures(
+    folder: Path, scores: Sequence[Sequence[float]], tasks: Sequence[str], summary: Mapping[str, Any]
+) -> None:
+    """heatmap.png and curves.png of the finished rounds: a row of `scores` has those of the tasks seen, or of all."""
+    values = figures([row[:t] for t, row in enumerate(scores, start=1)], summary.get("untrained_rounds", []))
+    title = f"{name_of(folder, summary)}\n{headline(values)} after {len(scores)} of {len(tasks)} rounds"
+    for file, picture in pictures(folder.parent.name, title, matrix(scores, tasks)).items():
+        write(folder / file, picture)
+
+
+def name_of(folder: Path, summary: Mapping[str, Any]) -> str:
+    """The run, in a title; its folder names the method, with the settings that tell it from others."""
+    return f"{folder.parent.name} on {summary['benchmark']}, {summary['model']}, seed {summary['seed']}"
 
 
 def write_report(
@@ -135,23 +156,17 @@ def write_report(
     summary: Mapping[str, Any],
     base: Mapping[str, Any] | None = None,
 ) -> None:
-    """report.md and its pictures, heatmap.png and curves.png, of the finished rounds: a row of `scores` has those of
-    the tasks seen, or of all."""
+    """report.md of the finished rounds: a row of `scores` has those of the tasks seen, or of all."""
     rows = [row[:t] for t, row in enumerate(scores, start=1)]
-    method = folder.parent.name  # with the settings that tell it from others
-    name = f"{method} on {summary['benchmark']}, {summary['model']}, seed {summary['seed']}"
     untrained = summary.get("untrained_rounds", [])
     values = figures(rows, untrained)
     state = "Complete" if summary["complete"] else "Unfinished"
-    title = f"{name}\n{headline(values)} after {len(rows)} of {len(tasks)} rounds"
     found = newest_cells(folder, tasks[: len(rows)], untrained)
     losses = reference_losses(base or {}, rounds)
     others = definitions(StoredRun.of(folder, matrix(scores, tasks)))
-    for file, picture in pictures(method, title, matrix(scores, tasks)).items():
-        write(folder / file, picture)
     write(
         folder / "report.md",
-        f"""# {name}
+        f"""# {name_of(folder, summary)}
 
 {state}: {len(rows)} of {len(tasks)} rounds. **{headline(values)}**
 {identity(summary.get("needs_task_id"))}

@@ -62,7 +62,7 @@ def within_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 PASS = 512
-"""What one more pass through the model costs, in tokens, roughly: its kernels are started and its gradients added up."""
+"""What one more pass through the model costs, in tokens, roughly: kernels are started, gradients added up."""
 
 
 def fewest_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
