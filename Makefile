@@ -29,10 +29,15 @@ results: .venv/ready ## every method, three seeds each, and their table; JOBS=2
 report: .venv/ready ## all runs on one page, runs/report.html; ARGS="--runs DIR --examples 20"
 	$(BIN)/python -m trace_cl.page $(ARGS)
 
-bench: .venv/ready ## speed of training and scoring, as ratios; ARGS="benchmark=trace benchmark.max_test=20"
+bench: .venv/ready ## speed of training and scoring, as ratios, and how rounds grow; ARGS="benchmark=trace benchmark.max_test=20"
 	$(BIN)/python benchmarks/training.py $(ARGS)
 	$(BIN)/python benchmarks/training.py --model tiny $(ARGS)
 	$(BIN)/python benchmarks/scoring.py $(ARGS)
+	$(BIN)/python benchmarks/growth.py
+
+BENCH_SCALE ?= large
+bench-gpu: .venv/ready ## what a GPU comes to, in nine minutes; BENCH_SCALE=small where there is none; ARGS="benchmark.root=DIR"
+	BENCH_SCALE=$(BENCH_SCALE) $(BIN)/python benchmarks/gpu.py $(ARGS)
 
 # A worker a core, with one thread each: the models of the tests gain nothing from a second one, and workers that have
 # more threads together than there are cores wait for each other.
@@ -129,4 +134,4 @@ table%: ## a table of the paper (3, 4, 5, 7, 10, 12, 24 to 42): table3 MODEL=tin
 
 tables: ## Tables 3 and 29 to 42
 
-.PHONY: help setup run results report bench test test-methods test-trainers test-distributed test-grid test-crash test-fuzz lint audit docs package tables table_trace table10 figure3 $(TABLES)
+.PHONY: help setup run results report bench bench-gpu test test-methods test-trainers test-distributed test-grid test-crash test-fuzz lint audit docs package tables table_trace table10 figure3 $(TABLES)

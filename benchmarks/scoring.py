@@ -40,15 +40,21 @@ BATCH, TOKENS = 4, 512
 """TRACE's (inference/infer_multi_command.sh and its defaults)."""
 
 
-def traces_way(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> list[str]:
+def traces_way(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    batch_size: int = BATCH,
+    tokens: int = TOKENS,
+) -> list[str]:
     """Answers as TRACE's inference gives them."""
     answers = []
-    for start in range(0, len(task.prompts), BATCH):
-        batch = {"input_ids": task.prompts[start : start + BATCH]}
+    for start in range(0, len(prompts), batch_size):
+        batch = {"input_ids": list(prompts[start : start + batch_size])}
         padded = tokenizer.pad(batch, padding_side="left", return_tensors="pt").to(model.device)
         with torch.inference_mode():
             output = model.generate(  # type: ignore[operator]
-                **padded, max_new_tokens=TOKENS, do_sample=False, pad_token_id=tokenizer.eos_token_id
+                **padded, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id
             )
         answers += tokenizer.batch_decode(
             output[:, padded.input_ids.shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -121,7 +127,7 @@ def measure(
     generate(model, tokenizer, task.prompts, task.answer_tokens, budget, settled=settled, kept=rows)
     for _ in range(turns):
         began = perf_counter()
-        answers["TRACE"] = traces_way(model, tokenizer, task)
+        answers["TRACE"] = traces_way(model, tokenizer, task.prompts)
         theirs.append(seconds(model, began))
         began = perf_counter()
         answers["ours"] = generate(model, tokenizer, task.prompts, task.answer_tokens, budget, settled=settled)
