@@ -3,8 +3,8 @@
 Both train the same examples, as many of each task, in global batches of 16, in one process, in turns: the engine as a
 run does it, and `Trainer` with a collator that pads each batch. Of each the median seconds are printed and how many
 times as fast we are. Then the same without each of the things that make the difference, and beside all of it the
-GFLOP/s of the step: six for each weight of a matrix and token (for the head and answer token), padding not counted;
-`matrix product` is what the layers' own products reach alone, forward and backward, in the same run.
+GFLOP/s of the step: what learning needs (`flops.py`), padding not counted; `matrix product` is what a layer's own
+products reach alone, forward and backward, in the same run.
 
 `--model bench` has random weights and 32,000 words (`models.py`); `--model tiny` is the model that ships.
 """
@@ -24,8 +24,9 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
+from flops import needed
 from models import build
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from trace_cl.choices import compose
@@ -33,6 +34,7 @@ from trace_cl.config import check
 from trace_cl.data.batches import Encoder, global_batches, within_budget
 from trace_cl.data.benchmark import load_data, prepare
 from trace_cl.strategies.base import Batch, Example
+from trace_cl.strategies.layers import decoder_layers, matrices
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import allocator
 from trace_cl.training.engine import Optimization, cast
@@ -161,26 +163,13 @@ CHANGES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
-def matrices(model: PreTrainedModel) -> tuple[list[nn.Linear], nn.Linear]:
-    """The layers' matrices, and the head."""
-    head = model.get_output_embeddings()
-    return [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head], head
-
-
-def flops(model: PreTrainedModel, examples: Sequence[Example]) -> int:
-    """Six for each weight of a matrix and token that goes through it: one product forward, two backward."""
-    inside, head = matrices(model)
-    tokens, answers = sum(len(e) - 1 for e in examples), sum(len(e.answer) for e in examples)
-    return 6 * (tokens * sum(m.weight.numel() for m in inside) + answers * head.weight.numel())
-
-
 def product(model: PreTrainedModel, tokens: int) -> float:
     """FLOP/s of one layer's products over and over, forward and backward, of so many tokens."""
-    inside, _ = matrices(model)
+    first, *_ = decoder_layers(model).values()
     spent, done = 0.0, 0
-    for matrix in inside[:7] * 2:
-        rows, out = torch.randn(tokens, matrix.in_features), torch.randn(tokens, matrix.out_features)
-        weight = matrix.weight.detach()
+    for _, matrix in matrices(first):
+        weight = matrix.detach()
+        rows, out = weight.new_empty(tokens, weight.shape[1]).normal_(), weight.new_empty(tokens, len(weight)).normal_()
         for left, right in ((rows, weight.t()), (out, weight), (out.t(), rows)):
             left @ right
             began = perf_counter()
@@ -208,7 +197,7 @@ def main() -> None:
     encoder = Encoder(load_tokenizer(str(CHECKPOINT)), given.tokens, given.tokens)
     tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
     examples = [example for task in tasks for example in task.train[: given.examples]]
-    work = flops(model, examples)
+    work = needed(model, examples)
 
     def seconds(train: Callable[[PreTrainedModel, Sequence[Example]], None], dtype: torch.dtype = dtype) -> float:
         copied = copy.deepcopy(model)

@@ -16,15 +16,14 @@ from trace_cl.training.loss import LanguageModel
 from trace_cl.training.ranks import Ranks
 from trace_cl.training.room import fitting
 
-
 AT_ONCE = 2048
 """Tokens at most of a forward pass that keeps nothing: more would fit, and are no faster; on a CPU they are slower."""
 
 
 def micro_batches(examples: Sequence[Example], tokens_per_batch: int, ranks: Ranks) -> list[list[int]]:
-    """The indices of this rank's share of the examples, `tokens_per_batch` tokens at a time at most, and then none as
-    often as it takes for every rank to go through as many: where the weights are spread over the ranks, these bring them
-    together in step."""
+    """The indices of this rank's share of the examples, `tokens_per_batch` tokens at a time or fewer, and then none as
+    often as it takes for every rank to go through as many: where the weights are spread over the ranks, these bring
+    them together in step."""
     mine = shares([len(example) for example in examples], ranks.size)[ranks.rank]
     groups = within_budget([len(examples[index]) for index in mine], min(tokens_per_batch, AT_ONCE))
     most = max(count for [count] in ranks.gather([len(groups)]))
