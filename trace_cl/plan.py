@@ -20,7 +20,7 @@ from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import Benchmark, count_only, load_data, prepare
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
-from trace_cl.strategies.base import Phase, Round, Strategy, bytes_of
+from trace_cl.strategies.base import Bytes, Phase, Round, Strategy, bytes_of
 from trace_cl.strategies.layers import trainable_share
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import engines
@@ -35,10 +35,12 @@ from trace_cl.training.memory import (
     answering,
     largest_answered,
     largest_micro_batch,
+    streaming,
 )
 from trace_cl.training.model import (
     check_positions,
     count,
+    cut_matters,
     frozen_modules,
     load_tokenizer,
     locate,
@@ -94,7 +96,7 @@ def plan_round(
     """
     phases = strategy.phases(round)
     learning = count(set(model.parameters()), trainable=True)
-    extra = strategy.extra_bytes(round, learning)
+    extra, streamed = strategy.extra_bytes(round, learning), streaming(model, model.dtype, Layout(), strategy.streamed(round))
     return {
         "round": round.number,
         "task": round.task.name,
@@ -106,7 +108,10 @@ def plan_round(
         "trainable_share": trainable_share(model),
         "trainable_parameters": learning,
         "frozen_modules": frozen_modules(model),
-        "extra_bytes": {"device": extra.device + whole_bytes(model) - base_bytes, "host": extra.host},
+        "extra_bytes": {
+            "device": extra.device + streamed.device + whole_bytes(model) - base_bytes,
+            "host": extra.host + streamed.host,
+        },
     }
 
 
@@ -128,11 +133,18 @@ class Needs:
         found = []
         for round in rounds:
             select_first(self.strategy, round, self.model)
-            extra = partial(self.strategy.extra_bytes, round)
+            extra = partial(self.extra_bytes, round, layout)
             memory = Memory.of(self.model.parameters(), self.dtype, layout, extra)
             found.append((round, replace(self.answered(memory, layout, room), context=CONTEXT if on_gpu else 0)))
         round, memory = max(found, key=lambda pair: pair[1].training)
         return round, replace(memory, activations=self.activations(rounds, round, layout) if activations else 0)
+
+    def extra_bytes(self, round: Round, layout: Layout, learning: int) -> Bytes:
+        """What the strategy keeps where so many numbers learn on the device, and what is held of gradients that it does
+        not keep."""
+        kept = self.strategy.extra_bytes(round, learning)
+        streamed = streaming(self.model, self.dtype, layout, self.strategy.streamed(round))
+        return Bytes(kept.device + streamed.device, kept.host + streamed.host)
 
     def answered(self, memory: Memory, layout: Layout, room: FreeMemory | None) -> Memory:
         """With what it takes to score the round, every rank its share of the examples."""
@@ -164,12 +176,30 @@ class Needs:
         assert isinstance(config, DictConfig)
         for key, value in changes.items():
             OmegaConf.update(config, key, value)
-        return replace(
-            self, config=config, strategy=build_strategy(config) if MEMORY_DTYPE in changes else self.strategy
+        anew = any(key.startswith("strategy.") for key in changes)
+        return replace(self, config=config, strategy=build_strategy(config) if anew else self.strategy)
+
+
+MEMORY_DTYPE, MEMORY_GRADIENTS = "strategy.memory_dtype", "strategy.memory_gradients"
+
+
+def decide(needs: Needs, layout: Layout, room: FreeMemory | None) -> Needs:
+    """With `strategy.memory_gradients=auto` decided: `stored`, which saves a backward pass, where that has room or the
+    room is not known, else `streamed`. Raises UserError where the model cannot do what is set."""
+    setting, random = needs.config.strategy.get("memory_gradients"), cut_matters(needs.model)
+    if setting == "streamed" and random:
+        raise UserError(
+            f"{MEMORY_GRADIENTS}=streamed computes each layer twice, and {needs.config.model.name} draws its dropout anew: "
+            f"set {MEMORY_GRADIENTS}=stored"
         )
-
-
-MEMORY_DTYPE = "strategy.memory_dtype"
+    if setting != "auto":
+        return needs
+    stored = needs.under({MEMORY_GRADIENTS: "stored"})
+    exact = room is not None and room.device is not None
+    if not random and room is not None and not room.holds(stored.hardest(layout, room, activations=exact)[1]):
+        with suppress(UserError):  # other settings may need them stored
+            return needs.under({MEMORY_GRADIENTS: "streamed"})
+    return stored
 
 
 def settle(needs: Needs, device: torch.device, ranks: Ranks) -> EngineConfig:
