@@ -124,8 +124,8 @@ class GEM(SeqFT):
     `refresh_every` recomputes their gradients only every so many steps. `memory_dtype` (`fp32`, `bf16`) is how the
     memories' gradients are held while a step is made.
 
-    `memory_gradients` says whether they are: `stored`, of each past task as much as of the step itself; `streamed`, only
-    so long as a layer's inner products are taken, at the price of a second pass over the memories (the same step, to
+    `memory_gradients` says whether they are: `stored`, of each past task as much as of the step itself; `streamed`, no
+    longer than a layer's inner products are taken, at the price of a second pass over the memories (the same step, to
     rounding); `auto`, stored where there is room.
 
     TRACE's own variant, for comparison with its published figures: `projection=tensor` projects each tensor by itself,
@@ -164,7 +164,7 @@ class GEM(SeqFT):
             for key, needed in STREAMS.items():
                 if (value := getattr(self, key)) != needed:
                     raise ValueError(
-                        f"strategy.{key}={value} needs the memories' gradients held: set strategy.memory_gradients=stored"
+                        f"strategy.memory_gradients=streamed needs strategy.{key}={needed}, and not {value}"
                     )
         self.kept: dict[str, list[int]] = {}
         self.last: dict[str, dict[str, Tensor]] = {}
@@ -269,6 +269,7 @@ class GEM(SeqFT):
         self.kept[round.task.name] = keep(round.task, self.memory_size, Random(f"gem/{round.seed}/{round.number}"))
         return {
             "memory": self.kept[round.task.name],
+            "memory_gradients": self.memory_gradients,
             "projected_steps": self.projected,
             "projected_share": self.projected / self.steps if self.steps else 0.0,
         }

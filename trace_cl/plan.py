@@ -96,7 +96,10 @@ def plan_round(
     """
     phases = strategy.phases(round)
     learning = count(set(model.parameters()), trainable=True)
-    extra, streamed = strategy.extra_bytes(round, learning), streaming(model, model.dtype, Layout(), strategy.streamed(round))
+    extra, streamed = (
+        strategy.extra_bytes(round, learning),
+        streaming(model, model.dtype, Layout(), strategy.streamed(round)),
+    )
     return {
         "round": round.number,
         "task": round.task.name,
@@ -183,23 +186,31 @@ class Needs:
 MEMORY_DTYPE, MEMORY_GRADIENTS = "strategy.memory_dtype", "strategy.memory_gradients"
 
 
+def streamed(needs: Needs) -> Needs | None:
+    """The same run, with no memory's gradient held; None where that cannot be: for its settings, or because layers that
+    are computed twice would draw their dropout twice."""
+    if needs.config.strategy.get("memory_gradients") is None or cut_matters(needs.model):
+        return None
+    with suppress(UserError):
+        return needs.under({MEMORY_GRADIENTS: "streamed"})
+    return None
+
+
 def decide(needs: Needs, layout: Layout, room: FreeMemory | None) -> Needs:
     """With `strategy.memory_gradients=auto` decided: `stored`, which saves a backward pass, where that has room or the
-    room is not known, else `streamed`. Raises UserError where the model cannot do what is set."""
-    setting, random = needs.config.strategy.get("memory_gradients"), cut_matters(needs.model)
-    if setting == "streamed" and random:
+    room is not known, else `streamed`. Raises UserError for a model with which what is set cannot be."""
+    setting = needs.config.strategy.get("memory_gradients")
+    if setting == "streamed" and streamed(needs) is None:
         raise UserError(
-            f"{MEMORY_GRADIENTS}=streamed computes each layer twice, and {needs.config.model.name} draws its dropout anew: "
-            f"set {MEMORY_GRADIENTS}=stored"
+            f"{MEMORY_GRADIENTS}=streamed computes each layer twice, and {needs.config.model.name} has dropout, which "
+            f"would be another each time: set {MEMORY_GRADIENTS}=stored"
         )
     if setting != "auto":
         return needs
     stored = needs.under({MEMORY_GRADIENTS: "stored"})
-    exact = room is not None and room.device is not None
-    if not random and room is not None and not room.holds(stored.hardest(layout, room, activations=exact)[1]):
-        with suppress(UserError):  # other settings may need them stored
-            return needs.under({MEMORY_GRADIENTS: "streamed"})
-    return stored
+    if room is None or room.holds(stored.hardest(layout, room, activations=room.device is not None)[1]):
+        return stored
+    return streamed(needs) or stored
 
 
 def settle(needs: Needs, device: torch.device, ranks: Ranks) -> EngineConfig:
@@ -250,13 +261,16 @@ def remedy(needs: Needs, settings: EngineConfig, ranks: int, room: FreeMemory) -
         return changes
 
     training, scoring = needs.config.training.tokens_per_batch, needs.config.evaluation.tokens_per_batch
+    memories = needs.config.strategy.get("memory_gradients")
     light: list[dict[str, Any]] = [
         {"evaluation.tokens_per_batch": scoring // 2},
         {"evaluation.tokens_per_batch": scoring // 8},
         {"training.tokens_per_batch": training // 2},
         {"training.tokens_per_batch": training // 4},
     ]
-    if needs.config.strategy.get("memory_dtype") == "fp32":
+    if memories != "streamed" and streamed(needs):
+        light.append({MEMORY_GRADIENTS: "streamed"})
+    elif memories != "streamed" and needs.config.strategy.get("memory_dtype") == "fp32":
         light.append({MEMORY_DTYPE: "bf16"})
     light.append({"engine.gradient_checkpointing": True})
     spread: list[dict[str, Any]] = [{"engine.name": "deepspeed", "engine.zero_stage": stage} for stage in (2, 3)]
@@ -303,17 +317,16 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     model = strategy.build(lambda _: build_on_meta(architecture, dtype), None, rounds)
     check_positions(model, benchmark.tasks, [strategy.positions(round) for round in rounds])
     layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
-    planned = []
-    for round in rounds:
-        select_first(strategy, round, model)
-        planned.append(plan_round(strategy, round, model, base_bytes, config.training.global_batch))
-
-    needs = Needs(config, strategy, benchmark, model, dtype)
     room = None
     # Where `auto` comes to no GPU, one elsewhere may be meant.
     if torch.cuda.is_available() if device.type == "cuda" else config.device != "auto":
         here = measure(device, Ranks())
         room = replace(here, main=here.main // layout.ranks)
+    needs = decide(Needs(config, strategy, benchmark, model, dtype), layout, room)
+    planned = []
+    for round in rounds:
+        select_first(strategy, round, model)
+        planned.append(plan_round(needs.strategy, round, model, base_bytes, config.training.global_batch))
     hardest, memory = needs.hardest(layout, room, activations=not counted)
     result: dict[str, Any] = {
         "benchmark": config.benchmark.name,
@@ -330,6 +343,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
             "processes": layout.ranks,
             "round": hardest.number,
             **vars(memory),
+            **({"memory_gradients": chosen} if (chosen := needs.config.strategy.get("memory_gradients")) else {}),
             "total": memory.total,
             "fits": room and room.holds(memory),
         },
