@@ -20,8 +20,8 @@ from trace_cl.errors import UserError
 from trace_cl.strategies.base import Answerer, Batch, Example, Parts
 from trace_cl.training import deepspeed_private as private
 from trace_cl.training.engine import MOMENTS, WEIGHTS, Optimization, Tally, adamw, cast, checkpoint_gradients, trainable
-from trace_cl.training.layout import ROOM
 from trace_cl.training.layerwise import inner_products
+from trace_cl.training.layout import ROOM
 from trace_cl.training.loss import LanguageModel, Loss, plain
 from trace_cl.training.ranks import Ranks
 from trace_cl.training.room import fitting

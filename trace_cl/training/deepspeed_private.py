@@ -127,7 +127,7 @@ class Shards(ABC):
         """What the next backward would forget instead of adding to it, by group."""
         return {}
 
-    def add(self, aside: dict[int, list[Tensor]]) -> None:
+    def add(self, aside: dict[int, list[Tensor]]) -> None:  # noqa: B027  # there may be nothing to do
         """Add what was set aside."""
 
     @abstractmethod

@@ -32,12 +32,14 @@ def inner_products(
     parameters: Mapping[str, nn.Parameter],
     at_hand: Parts,
     part: Part,
+    keep: bool = False,
 ) -> Tensor:
     """(k+1) × (k+1), float64: of the loss's gradients on k batches, each cut into micro-batches, and of the gradient at
     hand, which comes last and of which a parameter may be missing; each rank's sum over its parts.
 
-    The loss goes through the model once. Raises Unsuitable for a model that does more between its layers than hand on
-    what they give, and DoesNotFit.
+    With `keep` there is room for the activations of all batches at once, and no layer is computed twice. The loss goes
+    through the model once. Raises Unsuitable for a model that does more between its layers than hand on what they give,
+    and DoesNotFit.
     """
     layers = decoder_layers(objective.model)
     outside = _outside(parameters, layers)
@@ -46,13 +48,14 @@ def inner_products(
     unfinished = {name for name, parameter in outside.items() if id(parameter) in embeddings}
     table = Table(len(batches), at_hand, part)
     passes: list[list[Pass]] = [[] for _ in batches]
+    checkpointed = [layer for layer in layers.values() if getattr(layer, "gradient_checkpointing", False)]
 
     def forward(row: int) -> Iterator[Found]:
         for batch in batches[row]:
-            passes[row].append(Pass(objective, batch, list(layers.values())))
+            passes[row].append(Pass(objective, batch, list(layers.values()), keep and not checkpointed))
             yield passes[row][-1].head(list(outside.values()))
 
-    with _computed_whole(layers.values()):
+    with _computed_whole(checkpointed):
         for row in range(len(batches)):
             table.add(row, list(outside), forward(row))
         table.finish(unfinished)
@@ -73,9 +76,8 @@ def _outside(parameters: Mapping[str, nn.Parameter], layers: Iterable[str]) -> d
 
 
 @contextmanager
-def _computed_whole(layers: Iterable[nn.Module]) -> Iterator[None]:
+def _computed_whole(checkpointed: Sequence[nn.Module]) -> Iterator[None]:
     """A layer that is computed once more anyway need not be computed a third time."""
-    checkpointed = [layer for layer in layers if getattr(layer, "gradient_checkpointing", False)]
     for layer in checkpointed:
         layer.gradient_checkpointing = False  # type: ignore[assignment]  # no module, as mypy takes it for
     try:
@@ -118,13 +120,15 @@ class Table:
 
 
 class Pass:
-    """A micro-batch: gone forward, and on its way back through the model, the last layer first."""
+    """A micro-batch: gone forward, and on its way back through the model, the last layer first. With `keep` each layer
+    is left as the forward pass left it, to be gone back through; else it is computed once more from its input."""
 
-    def __init__(self, objective: LanguageModel, batch: Batch, layers: Sequence[nn.Module]) -> None:
-        self.model, self.batch, self.precision = objective.model, batch, objective.precision
+    def __init__(self, objective: LanguageModel, batch: Batch, layers: Sequence[nn.Module], keep: bool) -> None:
+        self.model, self.batch, self.precision, self.keep = objective.model, batch, objective.precision, keep
         self.inputs: list[tuple[Tensor, Sequence[Any], dict[str, Any]]] = []
+        self.outputs: list[Tensor] = []
         hooks = [layer.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True) for layer in layers]
-        hooks += [layer.register_forward_hook(self._leave) for layer in layers[:-1]]
+        hooks += [layer.register_forward_hook(self._leave) for layer in layers]
         hooks.append(layers[-1].register_forward_hook(self._leave_last))
         try:
             with torch.enable_grad(), self._fitting():
@@ -136,23 +140,27 @@ class Pass:
     def _fitting(self) -> AbstractContextManager[None]:
         return fitting(self.batch, self.model)
 
-    def _enter(self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _enter(self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
         hidden, *others = inputs
         if not self.inputs:
             self.embedded = get_gradient_edge(hidden) if hidden.requires_grad else None
-            torch.set_grad_enabled(False)
+            torch.set_grad_enabled(self.keep)
         elif hidden is not self.output:
             raise _refusal(self.model, "does more between its layers than hand on what they give")
         if any(isinstance(other, Tensor) and other.requires_grad for other in (*others, *named.values())):
             raise _refusal(self.model, "hands its layers more to learn through than the hidden states")
-        self.inputs.append((_put_by(hidden.detach()), others, named))
+        hidden = hidden.detach()
+        self.inputs.append((hidden.requires_grad_() if self.keep else _put_by(hidden), others, named))
+        return (hidden, *others), named
 
     def _leave(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         self.output = _hidden(output)
+        if self.keep:
+            self.outputs.append(self.output)
 
     def _leave_last(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         torch.set_grad_enabled(True)
-        self.output = _hidden(output).detach().requires_grad_()
+        self.output = self.output.detach().requires_grad_()
         return (self.output, *output[1:]) if isinstance(output, tuple) else self.output
 
     def head(self, parameters: Sequence[nn.Parameter]) -> Found:
@@ -165,10 +173,13 @@ class Pass:
     def layer(self, layer: nn.Module, parameters: Sequence[nn.Parameter]) -> Found:
         """Back through the layer that comes next."""
         hidden, others, named = self.inputs.pop()
-        hidden = hidden.to(self.gradient.device, non_blocking=True).requires_grad_()
         with self._fitting():
-            with self.precision():
-                output = _hidden(layer(hidden, *others, **named))
+            if self.keep:
+                output = self.outputs.pop()
+            else:
+                hidden = hidden.to(self.gradient.device, non_blocking=True).requires_grad_()
+                with self.precision():
+                    output = _hidden(layer(hidden, *others, **named))
             self.gradient, *found = torch.autograd.grad(output, [hidden, *parameters], self.gradient, allow_unused=True)
         return found
 

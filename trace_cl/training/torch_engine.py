@@ -63,6 +63,7 @@ class TorchLearner:
         self.clip_norm = optimization.clip_norm
         self.budget = Budget(tokens_per_batch)
         self.noted: dict[str, float] = {}
+        self.largest = 0  # tokens of the last backward's largest micro-batch
         self.dtype = model.dtype
         self.objective = LanguageModel(model, loss, autocast=self.dtype == torch.bfloat16)
         self.parameters = trainable(model)
@@ -106,8 +107,9 @@ class TorchLearner:
         return self._accumulate(examples, weight)
 
     def _accumulate(self, examples: Sequence[Example], weight: float) -> float:
-        tally = Tally(self.model.device)
+        tally, self.largest = Tally(self.model.device), 0
         for batch in self._batches(examples):
+            self.largest = max(self.largest, batch.input_ids.numel())
             with fitting(batch, self.model):
                 part = self.objective(batch)
                 (part if weight == 1 else weight * part).backward()
@@ -123,7 +125,9 @@ class TorchLearner:
     def inner_products(self, batches: Sequence[Sequence[Example]]) -> Tensor:
         cut = [list(self._batches(examples)) for examples in batches]
         at_hand = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
-        return inner_products(self.objective, cut, self.parameters, at_hand, lambda name, gradient: gradient)
+        # What the step itself had room for.
+        keep = sum(batch.input_ids.numel() for each in cut for batch in each) <= self.largest
+        return inner_products(self.objective, cut, self.parameters, at_hand, lambda name, gradient: gradient, keep)
 
     def take_gradients(self) -> Parts:
         taken = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in self.parameters.items()}
