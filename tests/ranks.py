@@ -225,7 +225,7 @@ def stream_under_each_stage() -> None:
             engine.tokens_per_batch = 50
             engine.to_devices(model)
             learner = train_a_round(engine, model, ["model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj"])
-            near = {"rtol": 1e-5 if dtype == torch.float32 else 2e-2, "atol": 0.0}
+            near = 1e-4 if dtype == torch.float32 else 5e-3
             for _ in range(2):
                 learner.backward(EXAMPLES)
                 gradient = learner.take_gradients()
@@ -233,19 +233,20 @@ def stream_under_each_stage() -> None:
                 for batch in batches:
                     learner.backward(batch)
                     held.append(learner.take_gradients())
-                expected = learner.sum_over_shards(inner_products([*held, gradient]).sum(dim=0))
+                precise = [{name: part.double() for name, part in each.items()} for each in (*held, gradient)]
+                expected = learner.sum_over_shards(inner_products(precise).sum(dim=0))
 
                 learner.backward(EXAMPLES)
                 table = learner.inner_products(batches)
                 scale = expected.diag().sqrt().outer(expected.diag().sqrt())
-                torch.testing.assert_close(table / scale, expected / scale, rtol=0, atol=near["rtol"])
+                torch.testing.assert_close(table / scale, expected / scale, rtol=0, atol=near)
                 for weight, batch in zip(weights, batches, strict=True):
                     learner.backward(batch, weight)
                 taken = learner.take_gradients()
                 for name, part in taken.items():
                     by_hand = gradient[name] + sum(w * one[name] for w, one in zip(weights, held, strict=True))
                     difference, size = (part - by_hand).norm(), by_hand.norm()
-                    assert difference <= near["rtol"] * size, (dtype, stage, settings, name, difference, size)
+                    assert difference <= near * size, (dtype, stage, settings, name, difference, size)
                 learner.put_gradients(taken)
                 learner.step()
             learner.close()

@@ -88,12 +88,14 @@ def _computed_whole(checkpointed: Sequence[nn.Module]) -> Iterator[None]:
 
 
 class Table:
-    """The inner products so far, and of the parameters that are not finished the rows that they are made of."""
+    """The inner products so far, and of the parameters that are not finished the batches' gradients, a row each."""
 
     def __init__(self, batches: int, at_hand: Parts, part: Part) -> None:
-        self.size, self.at_hand, self.part = batches + 1, at_hand, part
+        self.batches, self.at_hand, self.part = batches, at_hand, part
         self.rows: Parts = {}
-        self.products = torch.zeros(self.size, self.size, dtype=torch.float64)
+        self.products = torch.zeros(batches + 1, batches + 1, dtype=torch.float64)
+        for gradient in at_hand.values():
+            self.products[-1, -1] += float(gradient.flatten() @ gradient.flatten())
 
     def add(self, row: int, names: Sequence[str], micro_batches: Iterable[Found]) -> None:
         """Add to a batch's gradient what its micro-batches found, in fp32 or better."""
@@ -103,20 +105,21 @@ class Table:
                 if gradient is not None:
                     precise = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
                     whole[name] = whole[name] + precise if name in whole else precise
-        for name in names:
-            if name in whole:
-                part = self.part(name, whole.pop(name)).flatten()
-                if name not in self.rows:
-                    self.rows[name] = part.new_zeros(self.size, len(part))
-                self.rows[name][row] += part
+        for name in list(whole):
+            part = self.part(name, whole.pop(name)).flatten()
+            if name not in self.rows:
+                self.rows[name] = part.new_zeros(self.batches, len(part))
+            self.rows[name][row] += part
 
     def finish(self, unfinished: Container[str] = ()) -> None:
         """Multiply out what is held of all other parameters, and let it go."""
         for name in [name for name in self.rows if name not in unfinished]:
             rows = self.rows.pop(name)
+            self.products[:-1, :-1] += (rows @ rows.T).double().cpu()
             if name in self.at_hand:
-                rows[-1] = self.at_hand[name].flatten()
-            self.products += (rows @ rows.T).double().to(self.products.device)
+                across = (rows @ self.at_hand[name].flatten()).double().cpu()
+                self.products[:-1, -1] += across
+                self.products[-1, :-1] += across
 
 
 class Pass:
@@ -144,22 +147,22 @@ class Pass:
         hidden, *others = inputs
         if not self.inputs:
             self.embedded = get_gradient_edge(hidden) if hidden.requires_grad else None
-            torch.set_grad_enabled(self.keep)
         elif hidden is not self.output:
             raise _refusal(self.model, "does more between its layers than hand on what they give")
         if any(isinstance(other, Tensor) and other.requires_grad for other in (*others, *named.values())):
             raise _refusal(self.model, "hands its layers more to learn through than the hidden states")
+        torch.set_grad_enabled(self.keep)
         hidden = hidden.detach()
         self.inputs.append((hidden.requires_grad_() if self.keep else _put_by(hidden), others, named))
         return (hidden, *others), named
 
     def _leave(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        torch.set_grad_enabled(True)
         self.output = _hidden(output)
         if self.keep:
             self.outputs.append(self.output)
 
     def _leave_last(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        torch.set_grad_enabled(True)
         self.output = self.output.detach().requires_grad_()
         return (self.output, *output[1:]) if isinstance(output, tuple) else self.output
 

@@ -120,8 +120,8 @@ def streaming(
     model: PreTrainedModel, dtype: torch.dtype, layout: Layout, batches: Sequence[Sequence[Example]]
 ) -> Bytes:
     """What is held while the inner products of gradients on these batches are taken (`layerwise`): of what learns in a
-    layer (or outside of all) each gradient, the sum of one batch's, and the step's own; on each batch's tokens the
-    gradient of the hidden states, and in main memory what each layer is given.
+    layer (or outside of all) each gradient, and one more that is being made; on each batch's tokens the gradient of the
+    hidden states, and in main memory what each layer is given.
 
     `model` is one with this round's parameters learning.
     """
@@ -139,7 +139,7 @@ def streaming(
     tokens = -(-sum(len(batch) * max(map(len, batch)) for batch in batches) // layout.ranks)
     width = model.config.get_text_config().hidden_size
     hidden = tokens * width * (FP32 if layout.held_in_fp32(dtype) else dtype.itemsize)
-    return Bytes(device=FP32 * ((len(batches) + 1) * held + most) + hidden, host=len(layers) * hidden)
+    return Bytes(device=FP32 * (len(batches) * held + most) + hidden, host=len(layers) * hidden)
 
 
 def _learning(parameters: Iterable[nn.Parameter]) -> int:
