@@ -29,9 +29,10 @@ results: .venv/ready ## every method, three seeds each, and their table; JOBS=2
 report: .venv/ready ## all runs on one page, runs/report.html; ARGS="--runs DIR --examples 20"
 	$(BIN)/python -m trace_cl.page $(ARGS)
 
-bench: .venv/ready ## speed of training and scoring, as ratios; ARGS="benchmark=trace benchmark.max_test=20"
+bench: .venv/ready ## speed of training, scoring and GEM, as ratios; ARGS="benchmark=trace benchmark.max_test=20"
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 	$(BIN)/python benchmarks/scoring.py $(ARGS)
+	$(BIN)/python benchmarks/gem.py
 
 # A worker a core, with one thread each: the models of the tests gain nothing from a second one, and workers that have
 # more threads together than there are cores wait for each other.

@@ -3,13 +3,15 @@
 A step of SeqFT, of GEM with its memories' gradients stored, and streamed, on the same examples: one of each task of the
 embedded benchmark, so that the batch's texts are as long as the memories', of which a step looks at one a past task.
 Every step of GEM is made to project, which is the dearer case. Median processor seconds (others' work on the machine is
-not counted); and bytes at a step's peak, those of weights and AdamW's moments with what the step allocates, as PyTorch's
-allocator tells of it, in micro-batches so small that what these keep for the backward pass hides nothing.
+not counted); and bytes at a step's peak, those of weights and AdamW's moments with what PyTorch's allocator gives out
+besides: in micro-batches as they are, and in such as are so small that what they keep for the backward pass hides
+nothing.
 """
 
 import argparse
 import json
 import statistics
+from itertools import accumulate
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -60,7 +62,7 @@ def contenders() -> dict[str, Strategy]:
     """What makes a step, by name; each in halves too."""
     stored, streamed = (GEM(memory_batch=1, memory_gradients=how) for how in ("stored", "streamed"))
     whole: dict[str, Any] = {"SeqFT": SeqFT(), "GEM, stored": stored, "GEM, streamed": streamed}
-    return whole | {f"{name}, HFT": HalfFineTuning(one, Selection()) for name, one in whole.items()}  # type: ignore[dict-item]
+    return whole | {f"{name}, HFT": HalfFineTuning(one, Selection()) for name, one in whole.items()}
 
 
 class Bench:
@@ -89,28 +91,28 @@ class Bench:
         learner.step()
         return process_time() - began
 
-    def peak(self, strategy: Strategy, learner: TorchLearner) -> int:
-        """Bytes that are there at the most while a step is made."""
+    def peak(self, strategy: Strategy, tokens: int) -> int:
+        """Bytes that are there at the most while a step is made, in micro-batches of so many tokens."""
+        learner = self.learner(strategy, tokens)
         state = [tensor for each in learner.optimizer.state.values() for tensor in each.values()]
         standing = sum(tensor.nbytes for tensor in (*self.model.parameters(), *state))
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             self.step(strategy, learner)
-        events = profiled.profiler.kineto_results.events()  # type: ignore[union-attr]  # it has run
-        changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-        return standing + int(np.cumsum([change for _, change in changes]).max())
+        learner.close()
+        events = profiled.profiler.kineto_results.events()
+        changes: list[tuple[int, int]] = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+        return standing + max(accumulate(change for _, change in changes))
 
 
 def measure(bench: Bench, turns: int) -> list[dict[str, Any]]:
     """A line a strategy."""
     found: dict[str, list[float]] = {}
-    peaks: dict[str, int] = {}
+    peaks: dict[str, list[int]] = {}
     for name, strategy in contenders().items():
         learner = bench.learner(strategy)
         found[name] = [bench.step(strategy, learner) for _ in range(turns)]
         learner.close()
-        learner = bench.learner(strategy, FEW)
-        peaks[name] = bench.peak(strategy, learner)
-        learner.close()
+        peaks[name] = [bench.peak(strategy, tokens) for tokens in (TOKENS, FEW)]
     lines = []
     for name, seconds in found.items():
         like = f"SeqFT{', HFT' * name.endswith('HFT')}"
@@ -119,8 +121,11 @@ def measure(bench: Bench, turns: int) -> list[dict[str, Any]]:
                 "step": name,
                 "seconds": statistics.median(seconds),
                 "of SeqFT's": statistics.median(seconds) / statistics.median(found[like]),
-                "peak MB": peaks[name] / 1e6,
-                "of SeqFT's peak": peaks[name] / peaks[like],
+                **{
+                    f"{figure}, {tokens} tokens": value
+                    for tokens, own, seqft in zip((TOKENS, FEW), peaks[name], peaks[like], strict=True)
+                    for figure, value in (("peak MB", own / 1e6), ("of SeqFT's", own / seqft))
+                },
             }
         )
     return lines
@@ -129,7 +134,7 @@ def measure(bench: Bench, turns: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Print the table, and write the figures down."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     config = compose(["benchmark=embedded"])

@@ -30,9 +30,10 @@ from trace_cl.rounds import Run as Run
 from trace_cl.signals import listening
 from trace_cl.strategies.base import Strategy, Unsuitable
 from trace_cl.strategies.streams import stream
-from trace_cl.training import engines, free_memory
+from trace_cl.training import engines
 from trace_cl.training.engine import Optimization
 from trace_cl.training.folder import build_on_meta, read_config
+from trace_cl.training.free_memory import measure
 from trace_cl.training.layout import device_and_dtype, layout
 from trace_cl.training.model import (
     check_positions,
@@ -135,7 +136,7 @@ def open_run(
     planner = build_strategy(config)
     planned = planner.build(lambda _: build_on_meta(read_config(Path(location)), dtype), None, rounds)
     needs = plan.Needs(config, planner, benchmark, planned, dtype)
-    needs = plan.decide(needs, layout(settings, ranks.size), free_memory.measure(device, ranks))
+    needs = plan.decide(needs, layout(settings, ranks.size), measure(device, ranks))
     if needs.strategy is not planner:
         strategy = build_strategy(needs.config)
         if ranks.first:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -306,7 +307,7 @@ def test_streamed_steps_are_the_stored_ones(small_model: Path, hft: bool, budget
     ("key", "value"),
     [("memory", "last_batch"), ("projection", "tensor"), ("refresh_every", 2), ("memory_dtype", "bf16")],
 )
-def test_what_needs_gradients_held_cannot_be_streamed(key: str, value: object) -> None:
+def test_what_needs_gradients_held_cannot_be_streamed(key: str, value: Any) -> None:
     GEM(**{key: value}, memory_gradients="stored")
     with pytest.raises(ValueError, match=f"memory_gradients=streamed needs strategy.{key}=.*, and not {value}"):
         GEM(**{key: value}, memory_gradients="streamed")

@@ -147,7 +147,7 @@ def test_layers_that_would_draw_their_dropout_twice_are_not_streamed() -> None:
     drawing = needs_of("strategy=gem")
     drawing.model.config.attention_dropout = 0.1
     assert plan.decide(drawing, Layout(), FreeMemory(1, 1)).config.strategy.memory_gradients == "stored"
-    with pytest.raises(UserError, match="llama2-chat-7b has dropout.*set strategy.memory_gradients=stored"):
+    with pytest.raises(UserError, match=r"llama2-chat-7b has dropout.*set strategy.memory_gradients=stored"):
         plan.decide(drawing.under({plan.MEMORY_GRADIENTS: "streamed"}), Layout(), FreeMemory(1, 1))
 
 

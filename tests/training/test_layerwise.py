@@ -134,8 +134,8 @@ def peak(work: Any) -> int:
     """Bytes that PyTorch's allocator has given out at the most meanwhile, beyond what there was."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
-    events = profiled.profiler.kineto_results.events()  # type: ignore[union-attr]  # it has run
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    events = profiled.profiler.kineto_results.events()
+    changes: list[tuple[int, int]] = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     return max(accumulate(change for _, change in changes))
 
 
