@@ -33,6 +33,7 @@ bench: .venv/ready ## speed of training and scoring, as ratios, and how rounds g
 	$(BIN)/python benchmarks/training.py $(ARGS)
 	$(BIN)/python benchmarks/training.py --model tiny $(ARGS)
 	$(BIN)/python benchmarks/scoring.py $(ARGS)
+	$(BIN)/python benchmarks/gem.py
 	$(BIN)/python benchmarks/growth.py
 
 BENCH_SCALE ?= large

@@ -204,8 +204,14 @@ class Learner(Answerer, Protocol):
 
     noted: dict[str, float]
 
-    def backward(self, examples: Sequence[Example]) -> float:
-        """Add the gradient of the strategy's loss (a mean over these examples' answer tokens); give the loss."""
+    def backward(self, examples: Sequence[Example], weight: float = 1.0) -> float:
+        """Add the gradient of the strategy's loss (a mean over these examples' answer tokens), multiplied by `weight`;
+        give the loss."""
+        ...
+
+    def inner_products(self, batches: Sequence[Sequence[Example]]) -> Tensor:
+        """(k+1) × (k+1), float64, over all ranks: the inner products of what `backward` would add of each of k batches
+        and, last, of the gradient at hand, which stays. No other gradient is ever held as a whole."""
         ...
 
     def take_gradients(self) -> Parts:
@@ -393,6 +399,10 @@ class Strategy:
     def extra_bytes(self, round: Round, trainable: int) -> Bytes:
         """What it keeps besides weights, gradients and optimizer, where so many numbers learn on the device."""
         return Bytes()
+
+    def streamed(self, round: Round) -> Sequence[Sequence[Example]]:
+        """The longest batches of whose gradients a step of the round may ask for the `inner_products`, for the plan."""
+        return []
 
     def hold(self) -> Held:
         """What it knows between two steps of a round that neither `begin_round` nor `restore` brings back."""

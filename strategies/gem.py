@@ -4,7 +4,9 @@ A few examples of each finished task are kept. Before each optimizer step the gr
 computed; if the step would raise any of their losses, it is replaced by the closest one that raises none.
 
 The program that finds it has one unknown a past task, so all that needs to be known of the gradients is the table of
-their inner products. It is summed tensor by tensor, and over ranks; no gradient is ever flattened or gathered.
+their inner products. It is summed tensor by tensor, and over ranks; no gradient is ever flattened or gathered. Nor need
+the memories' gradients be held: once the table is known, g + Σ v_k g_k is what one more backward pass over the memories
+adds to g, each memory's loss multiplied by its v_k.
 """
 
 import json
@@ -22,7 +24,7 @@ from qpsolvers.exceptions import QPError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .base import Bytes, Held, Learner, Parts, Round, Task
+from .base import Bytes, Example, Held, Learner, Parts, Round, Task
 from .seqft import SeqFT
 from .settings import COUNT, NOT_NEGATIVE
 
@@ -30,6 +32,9 @@ SOLVERS = ("quadprog", "daqp")
 """The first is the more exact on programs this small; the second stands in, should it give up."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+STREAMS: dict[str, Any] = {"memory": "examples", "projection": "whole", "refresh_every": 1, "memory_dtype": "fp32"}
+"""The settings under which the memories' gradients need not be held."""
 
 
 def project(gradient: Tensor, memories: Tensor, margin: float = 0.5, eps: float = 1e-3) -> Tensor:
@@ -119,6 +124,10 @@ class GEM(SeqFT):
     `refresh_every` recomputes their gradients only every so many steps. `memory_dtype` (`fp32`, `bf16`) is how the
     memories' gradients are held while a step is made.
 
+    `memory_gradients` says whether they are: `stored`, of each past task as much as of the step itself; `streamed`, no
+    longer than a layer's inner products are taken, at the price of a second pass over the memories (the same step, to
+    rounding); `auto`, stored where there is room.
+
     TRACE's own variant, for comparison with its published figures: `projection=tensor` projects each tensor by itself,
     and `memory=last_batch` keeps, instead of examples, the gradient of each task's last batch.
     """
@@ -131,6 +140,7 @@ class GEM(SeqFT):
     memory: str = "examples"
     projection: str = "whole"
     memory_dtype: str = "fp32"
+    memory_gradients: str = "auto"
 
     name = "gem"
     uses = frozenset({"gradients"})
@@ -142,6 +152,7 @@ class GEM(SeqFT):
             ("memory", ["examples", "last_batch"]),
             ("projection", ["whole", "tensor"]),
             ("memory_dtype", list(DTYPES)),
+            ("memory_gradients", ["auto", "stored", "streamed"]),
         ):
             if getattr(self, key) not in allowed:
                 raise ValueError(f"strategy.{key}={getattr(self, key)} is not one of {', '.join(allowed)}")
@@ -149,6 +160,12 @@ class GEM(SeqFT):
             COUNT.check(f"strategy.{key}", getattr(self, key))
         for key in ("margin", "eps"):
             NOT_NEGATIVE.check(f"strategy.{key}", getattr(self, key))
+        if self.memory_gradients == "streamed":
+            for key, needed in STREAMS.items():
+                if (value := getattr(self, key)) != needed:
+                    raise ValueError(
+                        f"strategy.memory_gradients=streamed needs strategy.{key}={needed}, and not {value}"
+                    )
         self.kept: dict[str, list[int]] = {}
         self.last: dict[str, dict[str, Tensor]] = {}
 
@@ -169,9 +186,18 @@ class GEM(SeqFT):
         self.remembered = [held.parts[f"remembered{k}"] for k in range(len(held.parts))]
 
     def extra_bytes(self, round: Round, trainable: int) -> Bytes:
+        if self.memory_gradients == "streamed":
+            return Bytes()
         return Bytes(device=len(round.past) * trainable * DTYPES[self.memory_dtype].itemsize)
 
+    def streamed(self, round: Round) -> list[list[Example]]:
+        if self.memory_gradients != "streamed":
+            return []
+        return [sorted(task.train, key=len)[-min(self.memory_batch, self.memory_size) :] for task in round.past]
+
     def adjust_gradients(self, round: Round, learner: Learner) -> dict[str, Any]:
+        if self.memory_gradients == "streamed":
+            return self._stream(round, learner) if round.past else {}
         gradient = learner.take_gradients()
         if self.memory == "last_batch":
             self.batch = {name: part.clone() for name, part in self._held(gradient).items()}
@@ -194,6 +220,21 @@ class GEM(SeqFT):
             if v is not None:
                 for weight, memory in zip(v, self.remembered, strict=True):
                     part.add_(memory[name].to(part.dtype), alpha=float(weight))
+        return self._told(tables, solved)
+
+    def _stream(self, round: Round, learner: Learner) -> dict[str, Any]:
+        """The same with no memory's gradient at hand: first their inner products, then what they add to the step's."""
+        memories = [self._draw(round, task) for task in round.past]
+        self.steps += 1
+        table = learner.inner_products(memories).cpu().numpy()
+        v = multipliers(table, self.margin, self.eps)
+        if v is not None:
+            for weight, memory in zip(v, memories, strict=True):
+                learner.backward(memory, float(weight))
+        return self._told(table[None], [v])
+
+    def _told(self, tables: np.ndarray, solved: Sequence[np.ndarray | None]) -> dict[str, Any]:
+        """What became of a step, for the log: of its tables of inner products, and of each its multipliers."""
         projected = any(v is not None for v in solved)
         self.projected += projected
         after = [t[:-1, -1] if v is None else t[:-1, -1] + t[:-1, :-1] @ v for t, v in zip(tables, solved, strict=True)]
@@ -209,10 +250,14 @@ class GEM(SeqFT):
             # What did not learn in that task's round has no gradient from it.
             last = self.past[task.name]
             return {name: last[name] if name in last else torch.zeros_like(part) for name, part in like.items()}
+        learner.backward(self._draw(round, task))
+        return self._held(learner.take_gradients())
+
+    def _draw(self, round: Round, task: Task) -> list[Example]:
+        """What this step looks at of a past task's memory."""
         kept = self.kept[task.name]
         draw = Random(f"gem/{round.seed}/{round.number}/{self.steps}/{task.name}")
-        learner.backward([task.train[index] for index in draw.sample(kept, min(self.memory_batch, len(kept)))])
-        return self._held(learner.take_gradients())
+        return [task.train[index] for index in draw.sample(kept, min(self.memory_batch, len(kept)))]
 
     def _held(self, gradient: Parts) -> Parts:
         return gradient if self.memory_dtype == "fp32" else {name: part.bfloat16() for name, part in gradient.items()}
@@ -224,6 +269,7 @@ class GEM(SeqFT):
         self.kept[round.task.name] = keep(round.task, self.memory_size, Random(f"gem/{round.seed}/{round.number}"))
         return {
             "memory": self.kept[round.task.name],
+            "memory_gradients": self.memory_gradients,
             "projected_steps": self.projected,
             "projected_share": self.projected / self.steps if self.steps else 0.0,
         }

@@ -30,6 +30,7 @@ from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator
 from trace_cl.run import start
 from trace_cl.strategies.base import Batch, Example, Learner, Model, Parts, Round
+from trace_cl.strategies.gem import inner_products
 from trace_cl.strategies.hft import HalfFineTuningCallback, freeze, select
 from trace_cl.strategies.in_trainer import thaw
 from trace_cl.strategies.selection import Selection
@@ -209,6 +210,46 @@ def use_every_word_under_each_stage(folder: Path) -> None:
         learner.snapshot()
     with pytest.raises(UserError, match="engine=torch"):
         learner.change()
+
+
+def stream_under_each_stage() -> None:
+    """The table of inner products, and what weighted batches add to a gradient, against gradients that are taken away
+    and held, on these very ranks; a part of the model frozen, its head tied, and micro-batches of different numbers."""
+    ranks = join(cuda=False)
+    tokenizer = load_tokenizer(str(CHECKPOINT))
+    batches, weights = [EXAMPLES[:1], EXAMPLES[1:4], EXAMPLES[3:]], [0.5, 2.0, 3.0]
+    for dtype in (torch.float32, torch.bfloat16):
+        for stage, settings in ((0, {}), (2, {}), (3, {}), (3, {"gather": False})):
+            model = odd_model(tokenizer, dtype)
+            engine = engine_of(stage, ranks, **settings)
+            engine.tokens_per_batch = 50
+            engine.to_devices(model)
+            learner = train_a_round(engine, model, ["model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj"])
+            near = 1e-4 if dtype == torch.float32 else 5e-3
+            for _ in range(2):
+                learner.backward(EXAMPLES)
+                gradient = learner.take_gradients()
+                held = []
+                for batch in batches:
+                    learner.backward(batch)
+                    held.append(learner.take_gradients())
+                precise = [{name: part.double() for name, part in each.items()} for each in (*held, gradient)]
+                expected = learner.sum_over_shards(inner_products(precise).sum(dim=0))
+
+                learner.backward(EXAMPLES)
+                table = learner.inner_products(batches)
+                scale = expected.diag().sqrt().outer(expected.diag().sqrt())
+                torch.testing.assert_close(table / scale, expected / scale, rtol=0, atol=near)
+                for weight, batch in zip(weights, batches, strict=True):
+                    learner.backward(batch, weight)
+                taken = learner.take_gradients()
+                for name, part in taken.items():
+                    by_hand = gradient[name] + sum(w * one[name] for w, one in zip(weights, held, strict=True))
+                    difference, size = (part - by_hand).norm(), by_hand.norm()
+                    assert difference <= near * size, (dtype, stage, settings, name, difference, size)
+                learner.put_gradients(taken)
+                learner.step()
+            learner.close()
 
 
 def live_bytes() -> int:

@@ -20,7 +20,7 @@ from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import Benchmark, count_only, load_data, prepare
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
-from trace_cl.strategies.base import Phase, Round, Strategy, bytes_of
+from trace_cl.strategies.base import Bytes, Phase, Round, Strategy, bytes_of
 from trace_cl.strategies.layers import trainable_share
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.training import engines
@@ -35,10 +35,12 @@ from trace_cl.training.memory import (
     answering,
     largest_answered,
     largest_micro_batch,
+    streaming,
 )
 from trace_cl.training.model import (
     check_positions,
     count,
+    cut_matters,
     frozen_modules,
     load_tokenizer,
     locate,
@@ -94,7 +96,10 @@ def plan_round(
     """
     phases = strategy.phases(round)
     learning = count(set(model.parameters()), trainable=True)
-    extra = strategy.extra_bytes(round, learning)
+    extra, streamed = (
+        strategy.extra_bytes(round, learning),
+        streaming(model, model.dtype, Layout(), strategy.streamed(round)),
+    )
     return {
         "round": round.number,
         "task": round.task.name,
@@ -106,7 +111,10 @@ def plan_round(
         "trainable_share": trainable_share(model),
         "trainable_parameters": learning,
         "frozen_modules": frozen_modules(model),
-        "extra_bytes": {"device": extra.device + whole_bytes(model) - base_bytes, "host": extra.host},
+        "extra_bytes": {
+            "device": extra.device + streamed.device + whole_bytes(model) - base_bytes,
+            "host": extra.host + streamed.host,
+        },
     }
 
 
@@ -128,11 +136,18 @@ class Needs:
         found = []
         for round in rounds:
             select_first(self.strategy, round, self.model)
-            extra = partial(self.strategy.extra_bytes, round)
+            extra = partial(self.extra_bytes, round, layout)
             memory = Memory.of(self.model.parameters(), self.dtype, layout, extra)
             found.append((round, replace(self.answered(memory, layout, room), context=CONTEXT if on_gpu else 0)))
         round, memory = max(found, key=lambda pair: pair[1].training)
         return round, replace(memory, activations=self.activations(rounds, round, layout) if activations else 0)
+
+    def extra_bytes(self, round: Round, layout: Layout, learning: int) -> Bytes:
+        """What the strategy keeps where so many numbers learn on the device, and what is held of gradients that it does
+        not keep."""
+        kept = self.strategy.extra_bytes(round, learning)
+        streamed = streaming(self.model, self.dtype, layout, self.strategy.streamed(round))
+        return Bytes(kept.device + streamed.device, kept.host + streamed.host)
 
     def answered(self, memory: Memory, layout: Layout, room: FreeMemory | None) -> Memory:
         """With what it takes to score the round, every rank its share of the examples."""
@@ -164,12 +179,38 @@ class Needs:
         assert isinstance(config, DictConfig)
         for key, value in changes.items():
             OmegaConf.update(config, key, value)
-        return replace(
-            self, config=config, strategy=build_strategy(config) if MEMORY_DTYPE in changes else self.strategy
+        anew = any(key.startswith("strategy.") for key in changes)
+        return replace(self, config=config, strategy=build_strategy(config) if anew else self.strategy)
+
+
+MEMORY_DTYPE, MEMORY_GRADIENTS = "strategy.memory_dtype", "strategy.memory_gradients"
+
+
+def streamed(needs: Needs) -> Needs | None:
+    """The same run, with no memory's gradient held; None where that cannot be: for its settings, or because layers that
+    are computed twice would draw their dropout twice."""
+    if needs.config.strategy.get("memory_gradients") is None or cut_matters(needs.model):
+        return None
+    with suppress(UserError):
+        return needs.under({MEMORY_GRADIENTS: "streamed"})
+    return None
+
+
+def decide(needs: Needs, layout: Layout, room: FreeMemory | None) -> Needs:
+    """With `strategy.memory_gradients=auto` decided: `stored`, which saves a backward pass, where that has room or the
+    room is not known, else `streamed`. Raises UserError for a model with which what is set cannot be."""
+    setting = needs.config.strategy.get("memory_gradients")
+    if setting == "streamed" and streamed(needs) is None:
+        raise UserError(
+            f"{MEMORY_GRADIENTS}=streamed computes each layer twice, and {needs.config.model.name} has dropout, which "
+            f"would be another each time: set {MEMORY_GRADIENTS}=stored"
         )
-
-
-MEMORY_DTYPE = "strategy.memory_dtype"
+    if setting != "auto":
+        return needs
+    stored = needs.under({MEMORY_GRADIENTS: "stored"})
+    if room is None or room.holds(stored.hardest(layout, room, activations=room.device is not None)[1]):
+        return stored
+    return streamed(needs) or stored
 
 
 def settle(needs: Needs, device: torch.device, ranks: Ranks) -> EngineConfig:
@@ -220,13 +261,16 @@ def remedy(needs: Needs, settings: EngineConfig, ranks: int, room: FreeMemory) -
         return changes
 
     training, scoring = needs.config.training.tokens_per_batch, needs.config.evaluation.tokens_per_batch
+    memories = needs.config.strategy.get("memory_gradients")
     light: list[dict[str, Any]] = [
         {"evaluation.tokens_per_batch": scoring // 2},
         {"evaluation.tokens_per_batch": scoring // 8},
         {"training.tokens_per_batch": training // 2},
         {"training.tokens_per_batch": training // 4},
     ]
-    if needs.config.strategy.get("memory_dtype") == "fp32":
+    if memories != "streamed" and streamed(needs):
+        light.append({MEMORY_GRADIENTS: "streamed"})
+    elif memories != "streamed" and needs.config.strategy.get("memory_dtype") == "fp32":
         light.append({MEMORY_DTYPE: "bf16"})
     light.append({"engine.gradient_checkpointing": True})
     spread: list[dict[str, Any]] = [{"engine.name": "deepspeed", "engine.zero_stage": stage} for stage in (2, 3)]
@@ -273,17 +317,16 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     model = strategy.build(lambda _: build_on_meta(architecture, dtype), None, rounds)
     check_positions(model, benchmark.tasks, [strategy.positions(round) for round in rounds])
     layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
-    planned = []
-    for round in rounds:
-        select_first(strategy, round, model)
-        planned.append(plan_round(strategy, round, model, base_bytes, config.training.global_batch))
-
-    needs = Needs(config, strategy, benchmark, model, dtype)
     room = None
     # Where `auto` comes to no GPU, one elsewhere may be meant.
     if torch.cuda.is_available() if device.type == "cuda" else config.device != "auto":
         here = measure(device, Ranks())
         room = replace(here, main=here.main // layout.ranks)
+    needs = decide(Needs(config, strategy, benchmark, model, dtype), layout, room)
+    planned = []
+    for round in rounds:
+        select_first(strategy, round, model)
+        planned.append(plan_round(needs.strategy, round, model, base_bytes, config.training.global_batch))
     hardest, memory = needs.hardest(layout, room, activations=not counted)
     result: dict[str, Any] = {
         "benchmark": config.benchmark.name,
@@ -300,6 +343,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
             "processes": layout.ranks,
             "round": hardest.number,
             **vars(memory),
+            **({"memory_gradients": chosen} if (chosen := needs.config.strategy.get("memory_gradients")) else {}),
             "total": memory.total,
             "fits": room and room.holds(memory),
         },

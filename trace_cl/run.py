@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
 from trace_cl import plan
@@ -34,7 +34,8 @@ from trace_cl.training import engines
 from trace_cl.training.allocator import keep_freed_memory
 from trace_cl.training.engine import Optimization
 from trace_cl.training.folder import build_on_meta, read_config
-from trace_cl.training.layout import device_and_dtype
+from trace_cl.training.free_memory import measure
+from trace_cl.training.layout import device_and_dtype, layout
 from trace_cl.training.model import (
     check_positions,
     cut_matters,
@@ -134,22 +135,30 @@ def open_run(
 
     rounds = benchmark.rounds(config.seed, config.training.global_batch)
 
+    # The plan has a strategy of its own, whose model has no values.
+    planner = build_strategy(config)
+    planned = planner.build(lambda _: build_on_meta(read_config(Path(location)), dtype), None, rounds)
+    needs = plan.Needs(config, planner, benchmark, planned, dtype)
+    needs = plan.decide(needs, layout(settings, ranks.size), measure(device, ranks))
+    if needs.strategy is not planner:
+        strategy = build_strategy(needs.config)
+        if ranks.first:
+            key = plan.MEMORY_GRADIENTS
+            print(f"{key}={OmegaConf.select(needs.config, key)} (auto)", file=sys.stderr)
+
     def build(checkpoint: Path | None) -> PreTrainedModel:
         torch.manual_seed(stream(config.seed, "build"))
         return strategy.build(
             lambda folder: load_model(str(folder or location), dtype, config.model.source), checkpoint, rounds
         )
 
-    # The plan has a strategy of its own, whose model has no values.
-    planner = build_strategy(config)
-    planned = planner.build(lambda _: build_on_meta(read_config(Path(location)), dtype), None, rounds)
     model = build(standing.checkpoint)
     check_positions(model, benchmark.tasks, [strategy.positions(round) for round in rounds])
     if standing.checkpoint is not None:
         strategy.restore(standing.checkpoint)
     if cut_matters(model):
         journal.check_cut(config.training.tokens_per_batch, ranks.size)
-    settings = plan.settle(plan.Needs(config, planner, benchmark, planned, dtype), device, ranks)
+    settings = plan.settle(needs, device, ranks)
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
     engine.to_devices(model)

@@ -157,6 +157,11 @@ SECTIONS = {
         Case("", "strategy=gem strategy.eps=-1", "strategy.eps=-1.0 must be at least 0"),
         Case("", "strategy=gem strategy.margin=nan", "strategy.margin=nan must be finite, and at least 0"),
         Case("", "strategy=gem strategy.memory=none", "strategy.memory=none is not one of examples, last_batch"),
+        Case(
+            "",
+            "strategy=gem strategy.memory_gradients=streamed strategy.projection=tensor",
+            "strategy.memory_gradients=streamed needs strategy.projection=whole, and not tensor",
+        ),
         Case("", "strategy=gem strategy.memory_size=0", "strategy.memory_size=0 must be at least 1"),
         Case("", "strategy=replay strategy.ratio=2", "strategy.ratio=2.0 must be between 0 and 1"),
         Case("", "strategy=replay strategy.mix=never", "strategy.mix=never is not one of after, together"),

@@ -82,7 +82,7 @@ def test_by_hand(model: PreTrainedModel) -> None:
         def __init__(self) -> None:
             self.now = {"x": torch.tensor([1.0, 0.0])}
 
-        def backward(self, examples: object) -> float:
+        def backward(self, examples: object, weight: float = 1.0) -> float:
             self.now = {"x": torch.tensor([-1.0, 1.0])}
             return 0.0
 
@@ -101,7 +101,7 @@ def test_the_reference_is_drawn_from_all_past_tasks_together(model: PreTrainedMo
     strategy, learner = AGEM(memory_size=4, memory_batch=6), learner_of(model)
     round = after(strategy, learner, 2)
     drawn: list[list[Example]] = []
-    learner.backward = lambda examples: drawn.append(list(examples)) or 0.0  # type: ignore[func-returns-value,method-assign]
+    learner.backward = lambda examples, weight=1.0: drawn.append(list(examples)) or 0.0  # type: ignore
     for _ in range(8):
         strategy.adjust_gradients(round, learner)
     of_a = [sum(example in TASKS[0].train for example in batch) for batch in drawn]

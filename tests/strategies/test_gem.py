@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from trace_cl.strategies import gem
 from trace_cl.strategies.base import Example, Round
 from trace_cl.strategies.gem import GEM, inner_products, multipliers, project
+from trace_cl.strategies.hft import HalfFineTuning
+from trace_cl.strategies.selection import Selection
 from trace_cl.training.engine import Optimization
 from trace_cl.training.torch_engine import TorchLearner
 
@@ -168,7 +171,7 @@ class Ledger(TorchLearner):
         self.queue = list(gradients)
         self.taken, self.asked = self.queue.pop(0), 0
 
-    def backward(self, examples: Sequence[Example]) -> float:
+    def backward(self, examples: Sequence[Example], weight: float = 1.0) -> float:
         self.taken = self.queue.pop(0)
         self.asked += 1
         return 0.0
@@ -266,8 +269,60 @@ def test_what_is_held_is_what_the_dry_run_states(small_model: Path) -> None:
         assert held == strategy.extra_bytes(round, trainable).device
 
 
+@pytest.mark.parametrize("budget", [4096, 40], ids=["one micro-batch", "several"])
+@pytest.mark.parametrize("hft", [False, True])
+def test_streamed_steps_are_the_stored_ones(small_model: Path, hft: bool, budget: int) -> None:
+    """Three past tasks, eight steps, some of them projected: the same weights to rounding, and the same log."""
+    tasks = [FakeTask(name, seed) for seed, name in enumerate("abcd")]
+    round, weights, logs = Round(3, tasks, []), [], []
+    for memory_gradients in ("stored", "streamed"):
+        model = LlamaForCausalLM.from_pretrained(small_model, dtype=torch.float64)
+        gem = GEM(memory_size=4, memory_batch=2, memory_gradients=memory_gradients)
+        gem.kept = {task.name: [0, 3, 5, 8] for task in tasks[:3]}
+        strategy = HalfFineTuning(gem, Selection()) if hft else gem
+        names = strategy.trainable(round, 0, model)
+        assert names is not None
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in names)
+        learner = TorchLearner(model, Optimization(learning_rate=1e-2), budget)
+        gem.begin_round(round, learner)
+        told = []
+        for step in range(8):
+            learner.backward(tasks[3].train[step : step + 4])
+            told.append(gem.adjust_gradients(round, learner))
+            learner.step()
+        assert gem.projected == sum(line["projected"] for line in told)
+        weights.append(list(model.parameters()))
+        logs.append(told)
+    assert 2 <= sum(line["projected"] for line in logs[0]) < 8, "both kinds of steps"
+    for ours, theirs in zip(*logs, strict=True):
+        assert ours["projected"] == theirs["projected"]
+        assert ours["multipliers"] == pytest.approx(theirs["multipliers"], rel=1e-6)
+        assert ours["least_inner_product"] == pytest.approx(theirs["least_inner_product"], rel=1e-6)
+    for ours, theirs in zip(*weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("memory", "last_batch"), ("projection", "tensor"), ("refresh_every", 2), ("memory_dtype", "bf16")],
+)
+def test_what_needs_gradients_held_cannot_be_streamed(key: str, value: Any) -> None:
+    GEM(**{key: value}, memory_gradients="stored")
+    with pytest.raises(ValueError, match=f"memory_gradients=streamed needs strategy.{key}=.*, and not {value}"):
+        GEM(**{key: value}, memory_gradients="streamed")
+
+
 def test_memory_is_one_copy_of_the_trainable_gradients_a_past_task() -> None:
     tasks = [FakeTask(name, 0) for name in "abcd"]
     assert GEM().extra_bytes(Round(1, tasks, []), 1000) == (3 * 1000 * 4, 0)
     assert GEM(memory_dtype="bf16").extra_bytes(Round(1, tasks, []), 1000) == (3 * 1000 * 2, 0)
     assert GEM().extra_bytes(Round(1, tasks[:1], []), 1000) == (0, 0)
+    assert GEM(memory_gradients="streamed").extra_bytes(Round(1, tasks, []), 1000) == (0, 0), "the plan counts it"
+
+
+def test_the_longest_that_a_step_may_look_at() -> None:
+    tasks = [FakeTask(name, seed) for seed, name in enumerate("abc")]
+    longest = GEM(memory_gradients="streamed", memory_batch=3).streamed(Round(1, tasks, []))
+    assert [sorted(map(len, batch)) for batch in longest] == [sorted(map(len, t.train))[-3:] for t in tasks[:2]]
+    assert GEM(memory_gradients="stored").streamed(Round(1, tasks, [])) == []

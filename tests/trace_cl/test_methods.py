@@ -18,6 +18,7 @@ METHODS = [
     ("seqft+hft", ("hft=true",)),
     ("gem", ("strategy=gem", "strategy.memory_size=5")),
     ("gem", ("strategy=gem", "strategy.memory=last_batch", "strategy.projection=tensor")),
+    ("gem", ("strategy=gem", "strategy.memory_gradients=streamed")),
     ("gem+hft", ("strategy=gem", "hft=true")),
     ("replay", ("strategy=replay", "strategy.ratio=0.5")),
     ("replay+hft", ("strategy=replay", "hft=true", "strategy.mix=together")),

@@ -20,6 +20,7 @@ from trace_cl.data.batches import Encoder
 from trace_cl.errors import UserError
 from trace_cl.evaluation import generate
 from trace_cl.training.adaptation import Adaptation
+from trace_cl.training.free_memory import FreeMemory
 from trace_cl.training.loss import LanguageModel
 from trace_cl.training.model import load_tokenizer
 from trace_cl.training.torch_engine import TorchLearner
@@ -231,6 +232,23 @@ def test_gem_tells_of_every_step_and_the_constraint_holds(run: Run, hft: str) ->
         projected = [step["projected"] for step in later if step["round"] == t]
         assert record["strategy"]["projected_share"] == sum(projected) / len(projected)
     assert "projected share" in (folder / "report.md").read_text()
+
+
+def test_gem_streams_by_itself_where_storing_has_no_room(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was chosen is told and recorded, and the run is the same to rounding; one that has room stores."""
+    norms = {}
+    for chosen, room in (("stored", 2**40), ("streamed", 1)):
+        monkeypatch.setattr(runner, "measure", lambda device, ranks, room=room: FreeMemory(None, room))
+        folder = run("strategy=gem", f"runs_dir={tmp_path / chosen}", method="gem")
+        assert f"strategy.memory_gradients={chosen} (auto)" in capsys.readouterr().err
+        records = [json.loads((folder / "rounds" / f"round{t}.json").read_text()) for t in (1, 2, 3)]
+        assert [record["strategy"]["memory_gradients"] for record in records] == [chosen] * 3
+        steps = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+        assert any(step.get("projected") for step in steps)
+        norms[chosen] = [step["gradient_norm"] for step in steps]
+    assert norms["streamed"] == pytest.approx(norms["stored"], rel=1e-3)
 
 
 def test_lora_leaves_the_backbone_alone_and_its_adapter_loads_with_peft(

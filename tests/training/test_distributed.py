@@ -49,6 +49,8 @@ METHODS = {
     ),
     "gem": ("strategy=gem",),
     "gem+hft": ("strategy=gem", "hft=true"),
+    "gem streamed": ("strategy=gem", "strategy.memory_gradients=streamed"),
+    "gem+hft streamed": ("strategy=gem", "strategy.memory_gradients=streamed", "hft=true"),
     "replay": ("strategy=replay",),
     "replay+hft": ("strategy=replay", "hft=true"),
     "lora_seqft": ("strategy=lora_seqft",),

@@ -51,6 +51,7 @@ FREE = (
     "training.tokens_per_batch",
     "evaluation.tokens_per_batch",
     "evaluation.reference_loss",
+    "strategy.memory_gradients",
     "engine",
     "model.learning_rate",
     "model.adapter_learning_rate",

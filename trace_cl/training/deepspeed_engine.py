@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 
 from trace_cl.data.batches import answer_tokens, collate, micro_batches, shares
 from trace_cl.errors import UserError
-from trace_cl.strategies.base import Answerer, Example, Parts
+from trace_cl.strategies.base import Answerer, Batch, Example, Parts
 from trace_cl.training import deepspeed_private as private
 from trace_cl.training.engine import MOMENTS, WEIGHTS, Optimization, Tally, adamw, cast, checkpoint_gradients, trainable
+from trace_cl.training.layerwise import inner_products
 from trace_cl.training.layout import ROOM
 from trace_cl.training.loss import LanguageModel, Loss, plain
 from trace_cl.training.ranks import Ranks
@@ -138,7 +139,7 @@ class DeepSpeedLearner:
             "DeepSpeed cannot change within a round which parameters learn: set engine=torch, on one device"
         )
 
-    def backward(self, examples: Sequence[Example]) -> float:
+    def backward(self, examples: Sequence[Example], weight: float = 1.0) -> float:
         """Each rank takes its share, balanced by tokens.
 
         DeepSpeed averages over the ranks, so each rank's sum is divided by the whole batch's token count and multiplied
@@ -147,21 +148,32 @@ class DeepSpeedLearner:
         Raises UserError for a micro-batch that does not fit: the others are in the middle of theirs, and cannot cut
         anew.
         """
+        batches, tally, before = self._share(examples), Tally(self.device), self.held.set_aside()
+        for number, batch in enumerate(batches, start=1):
+            self.engine.set_gradient_accumulation_boundary(number == len(batches))
+            with fitting(batch, self.model):
+                part = self.engine(batch)
+                self.engine.backward(part * (weight * self.ranks.size), scale_wrt_gas=False)
+            tally.add(part, batch)
+        self.held.add(before)
+        loss, self.noted = tally.read(self.ranks.sum(tally.sums()))
+        return loss
+
+    def _share(self, examples: Sequence[Example]) -> list[Batch]:
+        """The micro-batches of this rank, as many as any has."""
         total = answer_tokens(examples)
         parts = [[examples[i] for i in share] for share in shares([len(e) for e in examples], self.ranks.size)]
         cuts = [micro_batches(part, self.tokens_per_batch) for part in parts]
-        most = max(map(len, cuts))
-        mine = cuts[self.ranks.rank]
-        tally = Tally(self.device)
-        for number, micro_batch in enumerate([*mine, *[[]] * (most - len(mine))], start=1):
-            self.engine.set_gradient_accumulation_boundary(number == most)
-            batch = collate(micro_batch, total, self.device)
-            with fitting(batch, self.model):
-                part = self.engine(batch)
-                self.engine.backward(part * self.ranks.size, scale_wrt_gas=False)
-            tally.add(part, batch)
-        loss, self.noted = tally.read(self.ranks.sum(tally.sums()))
-        return loss
+        mine, most = cuts[self.ranks.rank], max(map(len, cuts))
+        return [collate(each, total, self.device) for each in [*mine, *[[]] * (most - len(mine))]]
+
+    def inner_products(self, batches: Sequence[Sequence[Example]]) -> Tensor:
+        cut = [self._share(examples) for examples in batches]
+        table = inner_products(self.objective, cut, self.parameters, self.held.at_hand(), self._part)
+        return self.sum_over_shards(table)
+
+    def _part(self, name: str, gradient: Tensor) -> Tensor:
+        return self.held.cut(name, self.ranks.sum(gradient.clone(memory_format=torch.contiguous_format)))
 
     def take_gradients(self) -> Parts:
         return self.held.take()

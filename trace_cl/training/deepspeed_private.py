@@ -52,6 +52,17 @@ class Whole:
         self.optimizer = optimizer
         self.parameters = parameters
 
+    def at_hand(self) -> Parts:
+        """The gradients where they are; none of a parameter that had no part in the loss."""
+        return {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+
+    def set_aside(self) -> dict[int, list[Tensor]]:
+        """What the next backward would forget instead of adding to it: nothing."""
+        return {}
+
+    def add(self, aside: dict[int, list[Tensor]]) -> None:
+        """Add what was set aside."""
+
     def take(self) -> Parts:
         """Take the gradients away."""
         taken: Parts = {}
@@ -107,6 +118,17 @@ class Shards(ABC):
 
     @abstractmethod
     def _slice_of(self, parameter: nn.Parameter) -> tuple[int, Tensor]: ...
+
+    @abstractmethod
+    def at_hand(self) -> Parts:
+        """The gradients where they are; none of a parameter of which this rank holds nothing."""
+
+    def set_aside(self) -> dict[int, list[Tensor]]:
+        """What the next backward would forget instead of adding to it, by group."""
+        return {}
+
+    def add(self, aside: dict[int, list[Tensor]]) -> None:  # noqa: B027  # there may be nothing to do
+        """Add what was set aside."""
 
     @abstractmethod
     def take(self) -> Parts:
@@ -172,6 +194,18 @@ class Stage2(Shards):
                 # What fills the last stretch up belongs to no parameter; it is marked, or comes last.
                 yield group, None if getattr(gradient, "_zero_padding", False) else next(names, None), gradient
 
+    def at_hand(self) -> Parts:
+        return {name: gradient.flatten() for _, name, gradient in self._slices() if name is not None}
+
+    def set_aside(self) -> dict[int, list[Tensor]]:
+        # It adds in a buffer of its own, and only in bf16; a list it replaces.
+        groups = self.optimizer.averaged_gradients.items()
+        return {group: each for group, each in groups if each and getattr(each, "flat_partition", None) is None}
+
+    def add(self, aside: dict[int, list[Tensor]]) -> None:
+        for group, gradients in aside.items():
+            torch._foreach_add_(list(self.optimizer.averaged_gradients[group]), gradients)
+
     def take(self) -> Parts:
         taken = {name: torch.zeros(0, device=parameter.device) for name, parameter in self.parameters.items()}
         self.layout = {}
@@ -221,6 +255,9 @@ class Stage3(Shards):
         for name, parameter in self.parameters.items():
             gradient, _ = self.optimizer._get_fp32_grad_state_partition(parameter, release_swap_buffers=True)
             yield name, gradient[: len(self.held[name][1])]
+
+    def at_hand(self) -> Parts:
+        return dict(self._gradients())
 
     def take(self) -> Parts:
         taken = {name: gradient.clone() for name, gradient in self._gradients()}

@@ -116,6 +116,36 @@ class Memory:
         return max(self.training, self.context + self.answering + self.scoring_cache)
 
 
+def streaming(
+    model: PreTrainedModel, dtype: torch.dtype, layout: Layout, batches: Sequence[Sequence[Example]]
+) -> Bytes:
+    """What is held while the inner products of gradients on these batches are taken (`layerwise`): of what learns in a
+    layer (or outside of all) each gradient, and one more that is being made; on each batch's tokens the gradient of the
+    hidden states, and in main memory what each layer is given.
+
+    `model` is one with this round's parameters learning.
+    """
+    if not batches:
+        return Bytes()
+    layers = list(decoder_layers(model).values())
+    embeddings, inside = model.get_input_embeddings(), {p for layer in layers for p in layer.parameters()}
+    outside = set(model.parameters()) - inside - set(embeddings.parameters())
+    head = model.get_output_embeddings()
+    # A tied head's gradient is not whole before the embeddings' is.
+    waiting = _learning(embeddings.parameters()) if head is not None and head.weight is embeddings.weight else 0
+    apart = [_learning(layer.parameters()) for layer in layers] + [_learning(outside)]
+    most = max(waiting + max(apart), _learning(embeddings.parameters()))
+    held = most if layout.stage == 0 else -(-most // layout.ranks)
+    tokens = -(-sum(len(batch) * max(map(len, batch)) for batch in batches) // layout.ranks)
+    width = model.config.get_text_config().hidden_size
+    hidden = tokens * width * (FP32 if layout.held_in_fp32(dtype) else dtype.itemsize)
+    return Bytes(device=FP32 * (len(batches) * held + most) + hidden, host=len(layers) * hidden)
+
+
+def _learning(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(shape_of(p).numel() for p in parameters if p.requires_grad)
+
+
 def largest_micro_batch(
     pools: Iterable[Sequence[Example]], tokens_per_batch: int, global_batch: int
 ) -> tuple[int, int, int]:

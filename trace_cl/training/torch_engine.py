@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trace_cl.data.batches import answer_tokens, collate, micro_batches
-from trace_cl.strategies.base import Answerer, Example, Parts
+from trace_cl.strategies.base import Answerer, Batch, Example, Parts
 from trace_cl.training.engine import MOMENTS, WEIGHTS, Optimization, Tally, adamw, cast, checkpoint_gradients, trainable
+from trace_cl.training.layerwise import inner_products
 from trace_cl.training.loss import LanguageModel, Loss, plain
 from trace_cl.training.room import Budget, DoesNotFit, fitting
 
@@ -62,6 +63,7 @@ class TorchLearner:
         self.clip_norm = optimization.clip_norm
         self.budget = Budget(tokens_per_batch)
         self.noted: dict[str, float] = {}
+        self.largest = 0  # tokens of the last backward's largest micro-batch
         self.dtype = model.dtype
         self.objective = LanguageModel(model, loss, autocast=self.dtype == torch.bfloat16)
         self.parameters = trainable(model)
@@ -85,7 +87,7 @@ class TorchLearner:
         cast(self.parameters.values(), self.precise)
         self.optimizer.param_groups[0]["params"] = list(self.parameters.values())
 
-    def backward(self, examples: Sequence[Example]) -> float:
+    def backward(self, examples: Sequence[Example], weight: float = 1.0) -> float:
         """The micro-batches' sums are divided by the whole batch's token count, so how the batch is cut changes
         nothing: one that does not fit is cut smaller, once, and the whole batch begun again.
 
@@ -94,7 +96,7 @@ class TorchLearner:
         """
         alone = all(parameter.grad is None for parameter in self.parameters.values())
         try:
-            return self._accumulate(examples)
+            return self._accumulate(examples, weight)
         except DoesNotFit as error:
             if self.budget.halved or not (alone and error.divisible):
                 raise
@@ -102,18 +104,30 @@ class TorchLearner:
         # Only now is all that the failed pass held let go.
         self.optimizer.zero_grad(set_to_none=True)
         self.budget.halve(too_large)
-        return self._accumulate(examples)
+        return self._accumulate(examples, weight)
 
-    def _accumulate(self, examples: Sequence[Example]) -> float:
-        total, tally = answer_tokens(examples), Tally(self.model.device)
-        for micro_batch in micro_batches(examples, self.budget.tokens):
-            batch = collate(micro_batch, total, self.model.device)
+    def _accumulate(self, examples: Sequence[Example], weight: float) -> float:
+        tally, self.largest = Tally(self.model.device), 0
+        for batch in self._batches(examples):
+            self.largest = max(self.largest, batch.input_ids.numel())
             with fitting(batch, self.model):
                 part = self.objective(batch)
-                part.backward()
+                (part if weight == 1 else weight * part).backward()
             tally.add(part, batch)
         loss, self.noted = tally.read(tally.sums())
         return loss
+
+    def _batches(self, examples: Sequence[Example]) -> Iterator[Batch]:
+        total = answer_tokens(examples)
+        for micro_batch in micro_batches(examples, self.budget.tokens):
+            yield collate(micro_batch, total, self.model.device)
+
+    def inner_products(self, batches: Sequence[Sequence[Example]]) -> Tensor:
+        cut = [list(self._batches(examples)) for examples in batches]
+        at_hand = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        # What the step itself had room for.
+        keep = sum(batch.input_ids.numel() for each in cut for batch in each) <= self.largest
+        return inner_products(self.objective, cut, self.parameters, at_hand, lambda name, gradient: gradient, keep)
 
     def take_gradients(self) -> Parts:
         taken = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in self.parameters.items()}
