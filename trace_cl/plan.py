@@ -32,6 +32,7 @@ from trace_cl.training.memory import (
     CONTEXT,
     Memory,
     activations,
+    answered,
     answering,
     largest_answered,
     largest_micro_batch,
@@ -120,6 +121,7 @@ class Needs:
     model: PreTrainedModel
     dtype: torch.dtype
     counted: dict[Any, int] = field(default_factory=dict)
+    answers: dict[tuple[int, int, int], tuple[int, int]] = field(default_factory=dict)
 
     def hardest(self, layout: Layout, room: FreeMemory | None, activations: bool = True) -> tuple[Round, Memory]:
         """The round that needs most, and what each rank needs in it, where it has so much to itself (None: unknown)."""
@@ -141,7 +143,13 @@ class Needs:
         if gather is None and room is not None and room.device is not None:
             gather = whole <= ROOM * room.device
         weights = memory.weights if layout.stage == 3 and gather is False else whole
-        work, cache = answering(self.model, self.dtype, largest_answered(self.benchmark.tasks, budget) or budget)
+        batch = largest_answered(self.benchmark.tasks, budget)
+        if not answered(batch):  # without the data: as long as they can be
+            prompt, answer = self.config.evaluation.prompt_tokens, max(t.answer_tokens for t in self.benchmark.tasks)
+            batch = (max(1, budget // (prompt + answer)), prompt, answer)
+        if batch not in self.answers:
+            self.answers[batch] = answering(self.model, self.dtype, batch)
+        work, cache = self.answers[batch]
         return replace(memory, answering=weights + work, scoring_cache=cache)
 
     def activations(self, rounds: Sequence[Round], round: Round, layout: Layout) -> int:
