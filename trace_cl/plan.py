@@ -23,7 +23,7 @@ from trace_cl.identity import run_folder
 from trace_cl.strategies.base import Phase, Round, Strategy, bytes_of
 from trace_cl.strategies.layers import trainable_share
 from trace_cl.tiny import CHECKPOINT
-from trace_cl.training import engines
+from trace_cl.training import engines, flops
 from trace_cl.training import layout as layouts
 from trace_cl.training.folder import build_on_meta, of_sizes, read_config
 from trace_cl.training.free_memory import FreeMemory, measure
@@ -216,7 +216,10 @@ def remedy(needs: Needs, settings: EngineConfig, ranks: int, room: FreeMemory) -
         engine = replace(EngineConfig(**changed.config.engine), name=changes.get("engine.name", settings.name))
         with suppress(UserError):
             engines.check(engine, devices, needs.strategy.uses)
-            return room.holds(changed.hardest(layouts.layout(engine, devices), room, room.device is not None)[1])
+            layout = layouts.layout(engine, devices)
+            # Activations, which take their time to count, only where there is room without them.
+            counts = [False, *([True] if room.device is not None else [])]
+            return all(room.holds(changed.hardest(layout, room, activations)[1]) for activations in counts)
         return False
 
     def without_need(changes: dict[str, Any], devices: int) -> dict[str, Any]:
@@ -282,9 +285,16 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     check_positions(model, benchmark.tasks, [strategy.positions(round) for round in rounds])
     layout = layouts.layout(config.engine, layouts.processes(config.engine, config.device))
     planned = []
+    forward, known = flops.count(model, learning=False), dict[Any, flops.Flops]()
     for round in rounds:
         select_first(strategy, round, model)
         planned.append(plan_round(strategy, round, model, base_bytes, config.training.global_batch))
+        scored = benchmark.tasks if config.evaluation.tasks == "all" else benchmark.tasks[: round.number]
+        scored = [task for task in scored if not (task in round.past and strategy.unchanged(round, task))]
+        planned[-1]["flops"] = {
+            "training": flops.training(model, strategy.phases(round), known),
+            "scoring": flops.answering(scored, forward),
+        }
 
     needs = Needs(config, strategy, benchmark, model, dtype)
     room = None
@@ -302,6 +312,11 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
         "parameters": count(set(model.parameters())),
         "optimizer_steps": sum(r["optimizer_steps"] for r in planned),
         "tokens": {"training": sum(r["tokens"] for r in planned), "tokenizer": tokenizer_name},
+        "flops": {
+            "training": sum(r["flops"]["training"] for r in planned),
+            "scoring": sum(r["flops"]["scoring"] for r in planned),
+            "zero_shot": flops.answering(benchmark.tasks if config.evaluation.zero_shot else (), forward),
+        },
         "memory_per_device": {
             "dtype": str(dtype).removeprefix("torch."),
             "zero_stage": layout.stage,
@@ -317,10 +332,14 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     if counted:
         for part, key in [(result["tokens"], "training"), *((r, "tokens") for r in planned)]:
             part[key] = None
+        for part in (result, *planned):
+            part["flops"] = None
         result["memory_per_device"] |= {"activations": None, "total": None, "fits": None}
         result["unknown"] = [
             "tokens.training",
             "rounds.tokens",
+            "flops",
+            "rounds.flops",
             "memory_per_device.activations",
             "memory_per_device.total",
             "memory_per_device.fits",
@@ -344,6 +363,7 @@ def render(plan: dict[str, Any], as_json: bool) -> str:
                 "steps": r["optimizer_steps"],
                 "tokens": "?" if r["tokens"] is None else f"{r['tokens']:,}",
                 "trained": f"{r['trainable_share']:.1%}",
+                "FLOPs": "?" if r["flops"] is None else f"{r['flops']['training']:.2e}",
             }
             for r in plan["rounds"]
         ]
@@ -360,8 +380,13 @@ def render(plan: dict[str, Any], as_json: bool) -> str:
     ]
     if memory["fits"] is not None:
         lines.append("  there is room for it here" if memory["fits"] else "  there is no room for it here")
+    if plan["flops"] is not None:
+        lines.append(
+            "FLOPs: training {training:.2e}, scoring {scoring:.2e} and before the first round {zero_shot:.2e} "
+            "at most".format(**plan["flops"])
+        )
     if plan["unknown"]:
-        lines.append("not known without the data (benchmark.root): tokens, and the memory that activations take")
+        lines.append("not known without the data (benchmark.root): tokens, FLOPs, and the memory that activations take")
     return "\n".join(lines)
 
 
