@@ -1,7 +1,7 @@
 """What a run will do, counted before it does it: the dry run, and what the progress bar measures itself against."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,8 +23,9 @@ from trace_cl.identity import run_folder
 from trace_cl.strategies.base import Phase, Round, Strategy, bytes_of
 from trace_cl.strategies.layers import trainable_share
 from trace_cl.tiny import CHECKPOINT
-from trace_cl.training import engines, flops
+from trace_cl.training import automatic, engines, flops
 from trace_cl.training import layout as layouts
+from trace_cl.training.automatic import Choice
 from trace_cl.training.folder import build_on_meta, of_sizes, read_config
 from trace_cl.training.free_memory import FreeMemory, measure
 from trace_cl.training.layout import ROOM, Layout, device_and_dtype
@@ -180,6 +181,30 @@ class Needs:
 MEMORY_DTYPE = "strategy.memory_dtype"
 
 
+def fastest(needs: Needs, ranks: int, room: FreeMemory | None, before: Mapping[str, Any]) -> tuple[Needs, Choice]:
+    """The same run with every `auto` decided, and what was decided: as an earlier start of the run did (`before`), else
+    for the fastest that has room, else for what needs least."""
+    asked = [key for key in automatic.UNKNOWN if OmegaConf.select(needs.config, key) == automatic.AUTO]
+    if room is None:
+        decided = {key: automatic.UNKNOWN[key] for key in asked}
+        return needs.under(decided), decided
+    on_gpu = room.device is not None
+    training = automatic.training(asked, on_gpu, recomputable="past_keys" not in needs.strategy.uses)
+    scoring = automatic.scoring(asked, on_gpu)
+    decided = {key: value for choices in (training, scoring) for key, value in (choices or [{}])[-1].items()}
+
+    def holds(choice: Choice, trains: bool) -> bool:
+        changed = needs.under(decided | choice)
+        layout = layouts.layout(EngineConfig(**changed.config.engine), ranks)
+        memory = changed.hardest(layout, room, activations=trains)[1]
+        idle = ("answering", "scoring_cache") if trains else (*TRAINING[1:], "host")
+        return room.holds(replace(memory, **dict.fromkeys(idle, 0)))
+
+    for choices, trains in ((training, True), (scoring, False)):
+        decided |= next((choice for choice in automatic.kept(before, choices) if holds(choice, trains)), {})
+    return needs.under(decided), decided
+
+
 def settle(needs: Needs, device: torch.device, ranks: Ranks) -> EngineConfig:
     """The engine's settings, with `auto` decided; all ranks call it in step.
 
@@ -296,12 +321,15 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
             "scoring": flops.answering(scored, forward),
         }
 
-    needs = Needs(config, strategy, benchmark, model, dtype)
     room = None
     # Where `auto` comes to no GPU, one elsewhere may be meant.
     if torch.cuda.is_available() if device.type == "cuda" else config.device != "auto":
         here = measure(device, Ranks())
         room = replace(here, main=here.main // layout.ranks)
+    needs, decided = fastest(
+        Needs(config, strategy, benchmark, model, dtype), layout.ranks, room if not counted else None, {}
+    )
+    layout = layouts.layout(EngineConfig(**needs.config.engine), layout.ranks)
     hardest, memory = needs.hardest(layout, room, activations=not counted)
     result: dict[str, Any] = {
         "benchmark": config.benchmark.name,
@@ -309,6 +337,7 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
         "method": strategy.name,
         "seed": config.seed,
         "folder": str(run_folder(config, strategy.name)),
+        "decided": decided,
         "parameters": count(set(model.parameters())),
         "optimizer_steps": sum(r["optimizer_steps"] for r in planned),
         "tokens": {"training": sum(r["tokens"] for r in planned), "tokenizer": tokenizer_name},
@@ -352,6 +381,8 @@ def render(plan: dict[str, Any], as_json: bool) -> str:
     if as_json:
         return json.dumps(plan, ensure_ascii=False, indent=1)
     memory = plan["memory_per_device"]
+    known = "" if memory["fits"] is not None else ", for a device that is not known here"
+    decided = [f"{key}={json.dumps(value)} (auto{known})" for key, value in plan["decided"].items()]
     parts = ", ".join(f"{part} {size(memory[part])}" for part in (*TRAINING, "total") if memory[part])
     table = pd.DataFrame(
         [
@@ -374,6 +405,7 @@ def render(plan: dict[str, Any], as_json: bool) -> str:
         table.to_string(index=False),
         "",
         f"{plan['optimizer_steps']:,} optimizer steps; trained: the share of the layers' matrices that learns",
+        *decided,
         f"memory of each of {memory['processes']} devices in round {memory['round']}, the hardest ({memory['dtype']}):",
         f"  {parts}",
         f"  while it answers: weights and work {size(memory['answering'])}, cache {size(memory['scoring_cache'])}",

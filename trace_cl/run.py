@@ -3,6 +3,7 @@
 What then happens, round by round, is `trace_cl/rounds.py`.
 """
 
+import json
 import sys
 from contextlib import ExitStack, closing
 from functools import partial
@@ -33,6 +34,7 @@ from trace_cl.strategies.streams import stream
 from trace_cl.training import engines
 from trace_cl.training.engine import Optimization
 from trace_cl.training.folder import build_on_meta, read_config
+from trace_cl.training.free_memory import measure
 from trace_cl.training.layout import device_and_dtype
 from trace_cl.training.model import (
     check_positions,
@@ -84,7 +86,7 @@ def _start(config: DictConfig) -> None:
             return
         run = open_run(config, strategy, journal, standing, ranks, ranks.device(device), dtype)
         stack.enter_context(closing(run.progress))
-        run.logger.begin(journal.folder, as_dict(config), run.steps(run.trained))
+        run.logger.begin(journal.folder, as_dict(run.config), run.steps(run.trained))
         with closing(run.logger), listening():
             run.go()
 
@@ -144,9 +146,14 @@ def open_run(
     check_positions(model, benchmark.tasks, [strategy.positions(round) for round in rounds])
     if standing.checkpoint is not None:
         strategy.restore(standing.checkpoint)
+    needs = plan.Needs(config, planner, benchmark, planned, dtype)
+    needs, decided = plan.fastest(needs, ranks.size, measure(device, ranks), journal.settings())
+    config = needs.config
+    for key, value in decided.items() if ranks.first else ():
+        print(f"{key}={json.dumps(value)} (auto)", file=sys.stderr)
     if cut_matters(model):
         journal.check_cut(config.training.tokens_per_batch, ranks.size)
-    settings = plan.settle(plan.Needs(config, planner, benchmark, planned, dtype), device, ranks)
+    settings = plan.settle(needs, device, ranks)
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
     engine.to_devices(model)
