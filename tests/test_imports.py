@@ -20,6 +20,7 @@ FLOORS = (
     ("evaluation", "plan", "analysis"),
     ("likelihood",),
     ("rounds", "restored"),
+    ("calibrate",),
     ("run", "tables", "compare", "plots", "page", "results", "figure3", "diagnose", "reset", "variation", "abilities"),
     ("launch",),
     ("command",),

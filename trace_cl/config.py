@@ -289,6 +289,9 @@ class Config:
     """The folder that holds all runs."""
     dry_run: Any = False
     """`true`: print the plan, and train nothing; `json`: print it as JSON, which a pipe gets in any case."""
+    calibrate: bool = False
+    """With `dry_run`: make a few steps of each round, score a batch of each task, and say how many hours all will take,
+    and how much of the disk; of the weights that takes, nothing is left behind."""
 
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -398,6 +401,8 @@ def check(config: DictConfig) -> None:
             raise UserError(f"{key}={value} is not one of {', '.join(listed)}")
     if str(config.dry_run).lower() not in (*_YES, *_NO, "json"):
         raise UserError(f"dry_run={config.dry_run} is not one of true, false, json")
+    if config.calibrate and not only_planned(config):
+        raise UserError("calibrate=true says what a run will take, and makes none: set dry_run=true beside it")
     _check_numbers(given)
     _check_device(config)
     if not config.runs_dir:

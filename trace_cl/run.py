@@ -8,15 +8,17 @@ import sys
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
 from trace_cl import plan
 from trace_cl.analysis import report
 from trace_cl.analysis.stored import StoredRun
 from trace_cl.build import build_logger, build_strategy, defaults
+from trace_cl.calibrate import Calibration, calibrate
 from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import combined_checksum, load_data, prepare, published
@@ -45,7 +47,7 @@ from trace_cl.training.model import (
     locate,
     whole_bytes,
 )
-from trace_cl.training.ranks import Ranks, join, on_the_first
+from trace_cl.training.ranks import Ranks, first_here, join, on_the_first
 
 
 def start(config: DictConfig) -> None:
@@ -67,7 +69,11 @@ def _start(config: DictConfig) -> None:
         )
     if only_planned(config):
         check_writable(run_folder(config, strategy.name))
-        print(plan.render(plan.dry_run(config, strategy), as_json=config.dry_run == "json" or not sys.stdout.isatty()))
+        planned = plan.dry_run(config, strategy)
+        if config.calibrate:
+            planned = calibrated(config, strategy).added_to(planned)
+        if first_here():
+            print(plan.render(planned, as_json=config.dry_run == "json" or not sys.stdout.isatty()))
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     ranks = join(cuda=device.type == "cuda")
@@ -89,6 +95,21 @@ def _start(config: DictConfig) -> None:
         run.logger.begin(journal.folder, as_dict(run.config), run.steps(run.trained))
         with closing(run.logger), listening():
             run.go()
+
+
+def calibrated(config: DictConfig, strategy: Strategy) -> Calibration:
+    """What the run will take, measured by the run in small; nothing is left of it."""
+    device, dtype = device_and_dtype(config.device, config.model.dtype)
+    ranks = join(cuda=device.type == "cuda")
+    beside = Path(config.runs_dir).absolute()
+    beside = next(path for path in (beside, *beside.parents) if path.is_dir())
+    with ExitStack() as stack:
+        folder = on_the_first(ranks, lambda: stack.enter_context(TemporaryDirectory(prefix=".calibrate-", dir=beside)))
+        config = OmegaConf.merge(config, {"runs_dir": folder})  # type: ignore[assignment]  # of a DictConfig it is one
+        journal = find_journal(config, strategy, writes=ranks.first)
+        run = open_run(config, strategy, journal, Standing(), ranks, ranks.device(device), dtype)
+        with closing(run.progress):
+            return calibrate(run)
 
 
 def show(journal: Journal, ranks: Ranks) -> None:
