@@ -18,7 +18,7 @@ FLOORS = (
     ("decoding",),
     ("continuing",),
     ("evaluation", "plan", "analysis"),
-    ("likelihood",),
+    ("likelihood", "planned"),
     ("rounds", "restored"),
     ("calibrate",),
     ("run", "tables", "compare", "plots", "page", "results", "figure3", "diagnose", "reset", "variation", "abilities"),

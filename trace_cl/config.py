@@ -412,6 +412,9 @@ def check(config: DictConfig) -> None:
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:
+    for section in ("training", "evaluation"):
+        if (tokens := given[section]["tokens_per_batch"]) != "auto" and type(tokens) is not int:
+            raise UserError(f"{section}.tokens_per_batch={tokens} is neither auto nor a whole number of tokens")
     try:
         for key, value in flatten(given):
             for pattern, range in RANGES.items():
@@ -425,9 +428,6 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
 
 
 def _check_device(config: DictConfig) -> None:
-    for key in ("training.tokens_per_batch", "evaluation.tokens_per_batch"):
-        if (tokens := OmegaConf.select(config, key)) != "auto" and type(tokens) is not int:
-            raise UserError(f"{key}={tokens} is neither auto nor a whole number of tokens")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise UserError(f"device={config.device} is not one of auto, cpu, cuda, cuda:N")
     count = config.engine.processes

@@ -25,6 +25,7 @@ from trace_cl.data.benchmark import combined_checksum, load_data, prepare, publi
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
+from trace_cl.planned import render
 from trace_cl.records import environment
 from trace_cl.records.journal import Journal, Standing
 from trace_cl.records.loggers import NoLogger
@@ -73,7 +74,7 @@ def _start(config: DictConfig) -> None:
         if config.calibrate:
             planned = calibrated(config, strategy).added_to(planned)
         if first_here():
-            print(plan.render(planned, as_json=config.dry_run == "json" or not sys.stdout.isatty()))
+            print(render(planned, as_json=config.dry_run == "json" or not sys.stdout.isatty()))
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     ranks = join(cuda=device.type == "cuda")

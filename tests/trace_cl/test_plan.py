@@ -17,7 +17,8 @@ from trace_cl.build import build_strategy
 from trace_cl.config import as_dict
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
-from trace_cl.plan import Needs, fastest, render, settle, tokens
+from trace_cl.plan import Needs, fastest, settle, tokens
+from trace_cl.planned import render
 from trace_cl.records.files import flatten, read_yaml
 from trace_cl.records.journal import Journal
 from trace_cl.strategies.base import Example, Phase
@@ -67,6 +68,19 @@ def test_a_plan_is_a_table_for_people_and_json_for_programs() -> None:
         "  there is no room for it here",
         "not known without the data (benchmark.root): tokens, FLOPs, and the memory that activations take",
     ]
+
+
+def test_a_calibrated_plan_says_hours_as_a_clock_does() -> None:
+    hours = {"training": 25.5, "scoring": 1 / 60, "saving": 1 / 3600}
+    calibrated = PLAN | {
+        "rounds": [PLAN["rounds"][0] | {"hours": hours}],  # type: ignore[index]
+        "hours": hours | {"zero_shot": 0.0},
+        "disk": {"checkpoint": 2**30, "most": 3 * 2**30},
+    }
+    text = render(calibrated, as_json=False)
+    assert re.search(r"^ +1 +A .*\? +25:30:00 +0:01:00 +0:00:01$", text, re.MULTILINE)
+    assert "hours, measured in small: training 25:30:00, scoring 0:01:00, saving 0:00:01, zero-shot 0:00:00" in text
+    assert "on the disk: a checkpoint 1.0 GiB, all 3.0 GiB at most" in text
 
 
 def test_tokens_count_every_epoch() -> None:
