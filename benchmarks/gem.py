@@ -101,7 +101,7 @@ class Bench:
         learner.close()
         events = profiled.profiler.kineto_results.events()
         changes: list[tuple[int, int]] = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-        return standing + max(accumulate(change for _, change in changes))
+        return int(standing + max(accumulate(change for _, change in changes)))
 
 
 def measure(bench: Bench, turns: int) -> list[dict[str, Any]]:

@@ -15,7 +15,10 @@ from trace_cl.records.files import flatten
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-MIXED = ("benchmark.edition", "benchmark.order", "engine.processes", "dry_run")
+MIXED = (
+    *("benchmark.edition", "benchmark.order", "engine.processes", "dry_run"),
+    *("training.tokens_per_batch", "engine.gradient_checkpointing", "evaluation.tokens_per_batch"),
+)
 """The keys that take words and numbers both."""
 NESTED = ("strategy.", "logger.", "benchmark.orders.", "benchmark.tasks.", "benchmark.editions")
 """Keys below a name that is anybody's."""

@@ -32,7 +32,7 @@ trace-cl trains one language model on task after task, and measures what it lear
 
   trace-cl [key=value …]               one run; the same command again goes on where it stopped
   trace-cl -m key=value,value …        a run for each combination of values
-  trace-cl dry_run=true [key=value …]  what a run would do and need; trains nothing
+  trace-cl dry_run=true [key=value …]  what a run would do and need; calibrate=true: how long it would take
 
 Choices (* where nothing is said):
 {choices}

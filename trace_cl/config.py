@@ -5,6 +5,7 @@ the project takes a configuration; each is handed its values. PyTorch is not imp
 once.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -37,6 +38,7 @@ CHOICES: dict[str, tuple[str | int | None, ...]] = {
     "model.dtype": (None, "bf16", "fp32"),
     "benchmark.source": ("files", "generated"),
     "benchmark.reader": ("trace", "cl_benchmark", "natural_instructions", "datasets"),
+    "engine.gradient_checkpointing": (True, False, "auto"),
     "engine.name": ("auto", "torch", "deepspeed"),
     "engine.zero_stage": (0, 2, 3),
 }
@@ -203,8 +205,8 @@ class TrainingConfig:
     """The norm that gradients are clipped to before each step."""
     total_tokens: int = 1536
     """Tokens of an example at most, prompt and answer together: where it has more, the prompt loses its first ones."""
-    tokens_per_batch: int = 8192
-    """Tokens of a micro-batch on each device: changes speed and memory, not results."""
+    tokens_per_batch: Any = 8192
+    """Tokens of a micro-batch on each device: changes speed and memory, not results; `auto`: the fastest that fits."""
 
 
 @dataclass
@@ -221,8 +223,8 @@ class EngineConfig:
     """Keep the optimizer's state in main memory (stages 2 and 3)."""
     gather: bool | None = None
     """Stage 3, between rounds: whether every rank gets a whole copy to answer with; `null`: where it fits."""
-    gradient_checkpointing: bool = False
-    """Compute layers twice instead of keeping their activations."""
+    gradient_checkpointing: Any = False
+    """Compute layers twice instead of keeping their activations; `auto`: where these do not fit."""
 
 
 @dataclass
@@ -239,8 +241,8 @@ class EvaluationConfig:
     """Whether to score the base model too, before the first round."""
     reference_loss: bool = True
     """Whether to record the loss of the references beside each score."""
-    tokens_per_batch: int = 32768
-    """Tokens of a batch of prompts and their answers on each device."""
+    tokens_per_batch: Any = 32768
+    """Tokens of a batch of prompts and their answers on each device; `auto`: as many as fit."""
 
 
 @dataclass
@@ -287,6 +289,9 @@ class Config:
     """The folder that holds all runs."""
     dry_run: Any = False
     """`true`: print the plan, and train nothing; `json`: print it as JSON, which a pipe gets in any case."""
+    calibrate: bool = False
+    """With `dry_run`: make a few steps of each round, score a batch of each task, and say how many hours all will take,
+    and how much of the disk; of the weights that takes, nothing is left behind."""
 
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -392,10 +397,12 @@ def check(config: DictConfig) -> None:
             raise UserError(f"{section}._target_ is not set: it names a class, as in mine.{section.title()}")
     for key, allowed in CHOICES.items():
         if (value := OmegaConf.select(config, key)) not in allowed:
-            listed = ("null" if word is None else str(word) for word in allowed)
+            listed = (json.dumps(word).strip('"') for word in allowed)
             raise UserError(f"{key}={value} is not one of {', '.join(listed)}")
     if str(config.dry_run).lower() not in (*_YES, *_NO, "json"):
         raise UserError(f"dry_run={config.dry_run} is not one of true, false, json")
+    if config.calibrate and not only_planned(config):
+        raise UserError("calibrate=true says what a run will take, and makes none: set dry_run=true beside it")
     _check_numbers(given)
     _check_device(config)
     if not config.runs_dir:
@@ -405,10 +412,13 @@ def check(config: DictConfig) -> None:
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:
+    for section in ("training", "evaluation"):
+        if (tokens := given[section]["tokens_per_batch"]) != "auto" and type(tokens) is not int:
+            raise UserError(f"{section}.tokens_per_batch={tokens} is neither auto nor a whole number of tokens")
     try:
         for key, value in flatten(given):
             for pattern, range in RANGES.items():
-                if value is not None and fnmatchcase(key, pattern):
+                if value not in (None, "auto") and fnmatchcase(key, pattern):
                     for number in value if isinstance(value, list) else [value]:
                         range.check(key, number)
     except ValueError as error:

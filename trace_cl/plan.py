@@ -1,7 +1,6 @@
 """What a run will do, counted before it does it: the dry run, and what the progress bar measures itself against."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -23,8 +21,9 @@ from trace_cl.identity import run_folder
 from trace_cl.strategies.base import Bytes, Phase, Round, Strategy, bytes_of
 from trace_cl.strategies.layers import trainable_share
 from trace_cl.tiny import CHECKPOINT
-from trace_cl.training import engines
+from trace_cl.training import automatic, engines, flops
 from trace_cl.training import layout as layouts
+from trace_cl.training.automatic import Choice
 from trace_cl.training.folder import build_on_meta, of_sizes, read_config
 from trace_cl.training.free_memory import FreeMemory, measure
 from trace_cl.training.layout import ROOM, Layout, device_and_dtype
@@ -32,6 +31,7 @@ from trace_cl.training.memory import (
     CONTEXT,
     Memory,
     activations,
+    answered,
     answering,
     largest_answered,
     largest_micro_batch,
@@ -128,6 +128,7 @@ class Needs:
     model: PreTrainedModel
     dtype: torch.dtype
     counted: dict[Any, int] = field(default_factory=dict)
+    answers: dict[tuple[int, int, int], tuple[int, int]] = field(default_factory=dict)
 
     def hardest(self, layout: Layout, room: FreeMemory | None, activations: bool = True) -> tuple[Round, Memory]:
         """The round that needs most, and what each rank needs in it, where it has so much to itself (None: unknown)."""
@@ -156,7 +157,13 @@ class Needs:
         if gather is None and room is not None and room.device is not None:
             gather = whole <= ROOM * room.device
         weights = memory.weights if layout.stage == 3 and gather is False else whole
-        work, cache = answering(self.model, self.dtype, largest_answered(self.benchmark.tasks, budget) or budget)
+        batch = largest_answered(self.benchmark.tasks, budget)
+        if not answered(batch):  # without the data: as long as they can be
+            prompt, answer = self.config.evaluation.prompt_tokens, max(t.answer_tokens for t in self.benchmark.tasks)
+            batch = (max(1, budget // (prompt + answer)), prompt, answer)
+        if batch not in self.answers:
+            self.answers[batch] = answering(self.model, self.dtype, batch)
+        work, cache = self.answers[batch]
         return replace(memory, answering=weights + work, scoring_cache=cache)
 
     def activations(self, rounds: Sequence[Round], round: Round, layout: Layout) -> int:
@@ -196,21 +203,52 @@ def streamed(needs: Needs) -> Needs | None:
     return None
 
 
-def decide(needs: Needs, layout: Layout, room: FreeMemory | None) -> Needs:
-    """With `strategy.memory_gradients=auto` decided: `stored`, which saves a backward pass, where that has room or the
-    room is not known, else `streamed`. Raises UserError for a model with which what is set cannot be."""
-    setting = needs.config.strategy.get("memory_gradients")
-    if setting == "streamed" and streamed(needs) is None:
+def decide(needs: Needs, ranks: int, room: FreeMemory | None, before: Mapping[str, Any]) -> tuple[Needs, Choice]:
+    """The same run with every `auto` decided, and what was decided: as an earlier start of the run did (`before`), else
+    for the fastest that has room. The gradients of memories are stored, which saves a backward pass, where that has
+    room or the room is not known, and else streamed. Raises UserError for a model with which what is set cannot be."""
+    setting, other = needs.config.strategy.get("memory_gradients"), streamed(needs)
+    if setting == "streamed" and other is None:
         raise UserError(
             f"{MEMORY_GRADIENTS}=streamed computes each layer twice, and {needs.config.model.name} has dropout, which "
             f"would be another each time: set {MEMORY_GRADIENTS}=stored"
         )
-    if setting != "auto":
-        return needs
-    stored = needs.under({MEMORY_GRADIENTS: "stored"})
-    if room is None or room.holds(stored.hardest(layout, room, activations=room.device is not None)[1]):
-        return stored
-    return streamed(needs) or stored
+    if setting != automatic.AUTO:
+        return fastest(needs, ranks, room, before)
+    stored, decided = fastest(needs.under({MEMORY_GRADIENTS: "stored"}), ranks, room, before)
+    if room is None or other is None or _holds(stored, ranks, room):
+        return stored, decided | {MEMORY_GRADIENTS: "stored"}
+    found, decided = fastest(other, ranks, room, before)
+    return found, decided | {MEMORY_GRADIENTS: "streamed"}
+
+
+def _holds(needs: Needs, ranks: int, room: FreeMemory) -> bool:
+    layout = layouts.layout(EngineConfig(**needs.config.engine), ranks)
+    return room.holds(needs.hardest(layout, room, activations=room.device is not None)[1])
+
+
+def fastest(needs: Needs, ranks: int, room: FreeMemory | None, before: Mapping[str, Any]) -> tuple[Needs, Choice]:
+    """The same with what says how a step is cut, and how many prompts are answered at once: for what needs least where
+    nothing has room."""
+    asked = [key for key in automatic.UNKNOWN if OmegaConf.select(needs.config, key) == automatic.AUTO]
+    if room is None:
+        decided = {key: automatic.UNKNOWN[key] for key in asked}
+        return needs.under(decided), decided
+    on_gpu = room.device is not None
+    training = automatic.training(asked, on_gpu, recomputable="past_keys" not in needs.strategy.uses)
+    scoring = automatic.scoring(asked, on_gpu)
+    decided = {key: value for choices in (training, scoring) for key, value in (choices or [{}])[-1].items()}
+
+    def holds(choice: Choice, trains: bool) -> bool:
+        changed = needs.under(decided | choice)
+        layout = layouts.layout(EngineConfig(**changed.config.engine), ranks)
+        memory = changed.hardest(layout, room, activations=trains)[1]
+        idle = ("answering", "scoring_cache") if trains else (*TRAINING[1:], "host")
+        return room.holds(replace(memory, **dict.fromkeys(idle, 0)))
+
+    for choices, trains in ((training, True), (scoring, False)):
+        decided |= next((choice for choice in automatic.kept(before, choices) if holds(choice, trains)), {})
+    return needs.under(decided), decided
 
 
 def settle(needs: Needs, device: torch.device, ranks: Ranks) -> EngineConfig:
@@ -249,7 +287,10 @@ def remedy(needs: Needs, settings: EngineConfig, ranks: int, room: FreeMemory) -
         engine = replace(EngineConfig(**changed.config.engine), name=changes.get("engine.name", settings.name))
         with suppress(UserError):
             engines.check(engine, devices, needs.strategy.uses)
-            return room.holds(changed.hardest(layouts.layout(engine, devices), room, room.device is not None)[1])
+            layout = layouts.layout(engine, devices)
+            # Activations, which take their time to count, only where there is room without them.
+            counts = [False, *([True] if room.device is not None else [])]
+            return all(room.holds(changed.hardest(layout, room, activations)[1]) for activations in counts)
         return False
 
     def without_need(changes: dict[str, Any], devices: int) -> dict[str, Any]:
@@ -322,11 +363,20 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     if torch.cuda.is_available() if device.type == "cuda" else config.device != "auto":
         here = measure(device, Ranks())
         room = replace(here, main=here.main // layout.ranks)
-    needs = decide(Needs(config, strategy, benchmark, model, dtype), layout, room)
+    needs = Needs(config, strategy, benchmark, model, dtype)
+    needs, decided = decide(needs, layout.ranks, None if counted else room, {})
+    layout = layouts.layout(EngineConfig(**needs.config.engine), layout.ranks)
     planned = []
+    forward, known = flops.count(model, learning=False), dict[Any, flops.Flops]()
     for round in rounds:
         select_first(strategy, round, model)
         planned.append(plan_round(needs.strategy, round, model, base_bytes, config.training.global_batch))
+        scored = benchmark.tasks if config.evaluation.tasks == "all" else benchmark.tasks[: round.number]
+        scored = [task for task in scored if not (task in round.past and strategy.unchanged(round, task))]
+        planned[-1]["flops"] = {
+            "training": flops.training(model, strategy.phases(round), known),
+            "scoring": flops.answering(scored, forward),
+        }
     hardest, memory = needs.hardest(layout, room, activations=not counted)
     result: dict[str, Any] = {
         "benchmark": config.benchmark.name,
@@ -334,9 +384,15 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
         "method": strategy.name,
         "seed": config.seed,
         "folder": str(run_folder(config, strategy.name)),
+        "decided": decided,
         "parameters": count(set(model.parameters())),
         "optimizer_steps": sum(r["optimizer_steps"] for r in planned),
         "tokens": {"training": sum(r["tokens"] for r in planned), "tokenizer": tokenizer_name},
+        "flops": {
+            "training": sum(r["flops"]["training"] for r in planned),
+            "scoring": sum(r["flops"]["scoring"] for r in planned),
+            "zero_shot": flops.answering(benchmark.tasks if config.evaluation.zero_shot else (), forward),
+        },
         "memory_per_device": {
             "dtype": str(dtype).removeprefix("torch."),
             "zero_stage": layout.stage,
@@ -353,52 +409,19 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
     if counted:
         for part, key in [(result["tokens"], "training"), *((r, "tokens") for r in planned)]:
             part[key] = None
+        for part in (result, *planned):
+            part["flops"] = None
         result["memory_per_device"] |= {"activations": None, "total": None, "fits": None}
         result["unknown"] = [
             "tokens.training",
             "rounds.tokens",
+            "flops",
+            "rounds.flops",
             "memory_per_device.activations",
             "memory_per_device.total",
             "memory_per_device.fits",
         ]
     return result
-
-
-def render(plan: dict[str, Any], as_json: bool) -> str:
-    """A plan for a program, or for people."""
-    if as_json:
-        return json.dumps(plan, ensure_ascii=False, indent=1)
-    memory = plan["memory_per_device"]
-    parts = ", ".join(f"{part} {size(memory[part])}" for part in (*TRAINING, "total") if memory[part])
-    table = pd.DataFrame(
-        [
-            {
-                "round": r["round"],
-                "task": r["task"],
-                "epochs": r["epochs"],
-                "examples": r["examples"],
-                "steps": r["optimizer_steps"],
-                "tokens": "?" if r["tokens"] is None else f"{r['tokens']:,}",
-                "trained": f"{r['trainable_share']:.1%}",
-            }
-            for r in plan["rounds"]
-        ]
-    )
-    lines = [
-        f"{plan['folder']}: {plan['model']} has {plan['parameters']:,} parameters",
-        "",
-        table.to_string(index=False),
-        "",
-        f"{plan['optimizer_steps']:,} optimizer steps; trained: the share of the layers' matrices that learns",
-        f"memory of each of {memory['processes']} devices in round {memory['round']}, the hardest ({memory['dtype']}):",
-        f"  {parts}",
-        f"  while it answers: weights and work {size(memory['answering'])}, cache {size(memory['scoring_cache'])}",
-    ]
-    if memory["fits"] is not None:
-        lines.append("  there is room for it here" if memory["fits"] else "  there is no room for it here")
-    if plan["unknown"]:
-        lines.append("not known without the data (benchmark.root): tokens, and the memory that activations take")
-    return "\n".join(lines)
 
 
 TRAINING = ("context", "weights", "gradients", "optimizer", "strategy", "activations")

@@ -3,10 +3,12 @@
 What then happens, round by round, is `trace_cl/rounds.py`.
 """
 
+import json
 import sys
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -16,12 +18,14 @@ from trace_cl import plan
 from trace_cl.analysis import report
 from trace_cl.analysis.stored import StoredRun
 from trace_cl.build import build_logger, build_strategy, defaults
+from trace_cl.calibrate import Calibration, calibrate
 from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_planned
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import combined_checksum, load_data, prepare, published
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
+from trace_cl.planned import render
 from trace_cl.records import environment
 from trace_cl.records.journal import Journal, Standing
 from trace_cl.records.loggers import NoLogger
@@ -35,7 +39,7 @@ from trace_cl.training.allocator import keep_freed_memory
 from trace_cl.training.engine import Optimization
 from trace_cl.training.folder import build_on_meta, read_config
 from trace_cl.training.free_memory import measure
-from trace_cl.training.layout import device_and_dtype, layout
+from trace_cl.training.layout import device_and_dtype
 from trace_cl.training.model import (
     check_positions,
     cut_matters,
@@ -45,7 +49,7 @@ from trace_cl.training.model import (
     locate,
     whole_bytes,
 )
-from trace_cl.training.ranks import Ranks, join, on_the_first
+from trace_cl.training.ranks import Ranks, first_here, join, on_the_first
 
 
 def start(config: DictConfig) -> None:
@@ -67,7 +71,11 @@ def _start(config: DictConfig) -> None:
         )
     if only_planned(config):
         check_writable(run_folder(config, strategy.name))
-        print(plan.render(plan.dry_run(config, strategy), as_json=config.dry_run == "json" or not sys.stdout.isatty()))
+        planned = plan.dry_run(config, strategy)
+        if config.calibrate:
+            planned = calibrated(config, strategy).added_to(planned)
+        if first_here():
+            print(render(planned, as_json=config.dry_run == "json" or not sys.stdout.isatty()))
         return
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     if device.type == "cpu":
@@ -88,9 +96,24 @@ def _start(config: DictConfig) -> None:
             return
         run = open_run(config, strategy, journal, standing, ranks, ranks.device(device), dtype)
         stack.enter_context(closing(run.progress))
-        run.logger.begin(journal.folder, as_dict(config), run.steps(run.trained))
+        run.logger.begin(journal.folder, as_dict(run.config), run.steps(run.trained))
         with closing(run.logger), listening():
             run.go()
+
+
+def calibrated(config: DictConfig, strategy: Strategy) -> Calibration:
+    """What the run will take, measured by the run in small; nothing is left of it."""
+    device, dtype = device_and_dtype(config.device, config.model.dtype)
+    ranks = join(cuda=device.type == "cuda")
+    beside = Path(config.runs_dir).absolute()
+    beside = next(path for path in (beside, *beside.parents) if path.is_dir())
+    with ExitStack() as stack:
+        folder = on_the_first(ranks, lambda: stack.enter_context(TemporaryDirectory(prefix=".calibrate-", dir=beside)))
+        config = OmegaConf.merge(config, {"runs_dir": folder})  # type: ignore[assignment]  # of a DictConfig it is one
+        journal = find_journal(config, strategy, writes=ranks.first)
+        run = open_run(config, strategy, journal, Standing(), ranks, ranks.device(device), dtype)
+        with closing(run.progress):
+            return calibrate(run)
 
 
 def show(journal: Journal, ranks: Ranks) -> None:
@@ -139,12 +162,12 @@ def open_run(
     planner = build_strategy(config)
     planned = planner.build(lambda _: build_on_meta(read_config(Path(location)), dtype), None, rounds)
     needs = plan.Needs(config, planner, benchmark, planned, dtype)
-    needs = plan.decide(needs, layout(settings, ranks.size), measure(device, ranks))
+    needs, decided = plan.decide(needs, ranks.size, measure(device, ranks), journal.settings())
+    config = needs.config
+    for key, value in decided.items() if ranks.first else ():
+        print(f"{key}={json.dumps(value)} (auto)", file=sys.stderr)
     if needs.strategy is not planner:
-        strategy = build_strategy(needs.config)
-        if ranks.first:
-            key = plan.MEMORY_GRADIENTS
-            print(f"{key}={OmegaConf.select(needs.config, key)} (auto)", file=sys.stderr)
+        strategy = build_strategy(config)
 
     def build(checkpoint: Path | None) -> PreTrainedModel:
         torch.manual_seed(stream(config.seed, "build"))

@@ -45,7 +45,8 @@ def launch(config: DictConfig) -> None:
     """
     check(config)
     count = processes(config.engine, config.device)
-    if count > 1 and not only_planned(config) and not started_by_others():
+    alone = only_planned(config) and not config.calibrate
+    if count > 1 and not alone and not started_by_others():
         if config.device != "cpu" and count > (gpus := torch.cuda.device_count()) > 0:
             raise UserError(f"engine.processes={count} is more than this machine's GPUs ({gpus}): lower it")
         _on_this_machine(count, config)

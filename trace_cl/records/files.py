@@ -33,6 +33,7 @@ PUBLISHED = (PACKAGE / "published").resolve()
 FREE = (
     "runs_dir",
     "dry_run",
+    "calibrate",
     "checkpoints",
     "checkpoint",
     "benchmark.source",

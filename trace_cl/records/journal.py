@@ -114,6 +114,11 @@ class Journal:
                 "Set runs_dir to another folder, or move that run away"
             )
 
+    def settings(self) -> dict[str, Any]:
+        """Under which settings the run that lies here was begun, by dotted keys; nothing where there is none."""
+        path = self.folder / "config.yaml"
+        return dict(flatten(read_yaml(path))) if path.exists() else {}
+
     def check_data(self, checksums: Mapping[str, str], combined: Callable[[], str]) -> None:
         """Raises UserError where the run that lies here was begun on other examples than these.
 

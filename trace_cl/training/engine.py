@@ -99,7 +99,9 @@ class Tally:
 def checkpoint_gradients(model: PreTrainedModel, wanted: bool) -> None:
     """Keep each layer's input alone and compute the layer once more in the backward pass, or not."""
     if wanted:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # The older name, which warns, is all that transformers has before 5.23.
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

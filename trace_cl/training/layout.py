@@ -9,6 +9,7 @@ import torch
 
 from trace_cl.config import EngineConfig
 from trace_cl.errors import UserError
+from trace_cl.training.automatic import AUTO
 
 ROOM = 0.75
 """Under stage 3 a whole copy of the weights, to answer with, may take this share of a device's free memory; answering
@@ -65,5 +66,5 @@ def layout(settings: EngineConfig, ranks: int) -> Layout:
         stage=settings.zero_stage if spread else 0,
         ranks=ranks,
         offload_optimizer=settings.offload_optimizer and spread,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing=settings.gradient_checkpointing not in (False, AUTO),
     )

@@ -1,25 +1,31 @@
 """How many bytes a round needs on each device, counted before anything is allocated: to train, and then to answer.
 
 Weights, gradients and optimizer follow from which parameters learn and how they are spread over the ranks (ZeRO,
-arXiv 1910.02054, section 3). Activations are counted by the forward pass itself, run on tensors that have shapes and no
+arXiv 1910.02054, section 3). Activations are counted by a step itself, gone through on tensors that have shapes and no
 values. While the round's answers are scored gradients and optimizer are gone, and keys and values of past tokens there.
 """
 
 import copy
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 from unittest.mock import patch
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from trace_cl.data.batches import answer_tokens, within_budget
 from trace_cl.strategies.base import Batch, Bytes, Example, bytes_of, shape_of
 from trace_cl.strategies.layers import decoder_layers
+from trace_cl.training.engine import checkpoint_gradients, trainable
 from trace_cl.training.layout import Layout
 from trace_cl.training.loss import LanguageModel
 
@@ -107,7 +113,7 @@ class Memory:
 
     @property
     def training(self) -> int:
-        """What the device holds at the end of a forward pass."""
+        """The most that the device holds while it trains."""
         return self.context + self.weights + self.gradients + self.optimizer + self.strategy + self.activations
 
     @property
@@ -160,46 +166,53 @@ def largest_micro_batch(
     return (*shape, answers)
 
 
-def largest_answered(tasks: Iterable[Answered], tokens_per_batch: int) -> int:
-    """Tokens, padding counted, of the largest batch of prompts and their answers."""
-    most = 0
+def largest_answered(tasks: Iterable[Answered], tokens_per_batch: int) -> tuple[int, int, int]:
+    """The batch with the most tokens, padding and answers counted, of those in which prompts are answered: rows, padded
+    length of the prompts, and length of the answers."""
+    shape = (0, 0, 0)
     for task in tasks:
         lengths = [len(prompt) + task.answer_tokens for prompt in task.prompts]
-        groups = within_budget(lengths, tokens_per_batch)
-        most = max([most, *(len(group) * lengths[group[0]] for group in groups)])
-    return most
+        for group in within_budget(lengths, tokens_per_batch):
+            shape = max(shape, (len(group), len(task.prompts[group[0]]), task.answer_tokens), key=answered)
+    return shape
 
 
-def answering(model: PreTrainedModel, dtype: torch.dtype, tokens: int) -> tuple[int, int]:
-    """Bytes of a layer at work while so many tokens are answered; and of the keys and values that every layer keeps of
-    them."""
+def answered(batch: tuple[int, int, int]) -> int:
+    """How many tokens such a batch comes to have."""
+    rows, prompt, answer = batch
+    return rows * (prompt + answer)
+
+
+def answering(model: PreTrainedModel, dtype: torch.dtype, batch: tuple[int, int, int]) -> tuple[int, int]:
+    """Bytes at work while the prompts of such a batch are read; and of the keys and values that every layer keeps of
+    prompts and answers, all of them within a window's reach."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    inside = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    cache = 2 * config.num_hidden_layers * heads * width * tokens * dtype.itemsize
-    # The widest moment is in the first layer's feed-forward: gate, up and their product, beside the residual stream.
-    return tokens * (3 * inside + 2 * config.hidden_size) * dtype.itemsize, cache
+    cache = 2 * config.num_hidden_layers * heads * width * answered(batch) * dtype.itemsize
+    rows, length, _ = batch
+    with without_values(model, dtype, dtype) as model, torch.no_grad():
+        ids = torch.zeros(rows, length, dtype=torch.long)
+        with Alive(model) as alive:
+            model.get_decoder()(input_ids=ids, use_cache=False)
+    # Rows of different lengths need a mask besides: of truth values, and of numbers for the kernel that adds it.
+    return alive.most + rows * length**2 * (1 + dtype.itemsize), cache
 
 
 def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micro_batch: tuple[int, int, int]) -> int:
-    """Bytes that the forward pass of a micro-batch keeps for the backward pass.
+    """Bytes that a micro-batch takes at the moment in which it takes most, besides weights and gradients.
 
-    `model` is one with this round's parameters learning; its weights are not looked at, and may be on the meta device.
-    With gradient checkpointing a layer keeps its input alone, and one layer at a time has all of its own back.
+    Forward and backward pass are gone through, and layers that are computed twice are so here too. An earlier
+    micro-batch has left its gradients, which these are added to. `model` is one with this round's parameters learning;
+    its weights are not looked at, and may be on the meta device.
     """
     rows, length, answers = micro_batch
     autocast = layout.held_in_fp32(dtype)
-    # What is in the memo counts as copied: of the weights nothing is.
-    without = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
-    model = copy.deepcopy(model, without).train()
-    # The library's own product of experts is told of no shapes but bf16's; the one it falls back on, which keeps the
-    # same tensors, is.
-    grouped = patch("transformers.integrations.moe._can_use_grouped_mm", return_value=False, create=True)
-    with FakeTensorMode(allow_non_fake_inputs=True), grouped:
-        pretend(model, dtype, torch.float32 if autocast else dtype)
+    with without_values(model, dtype, torch.float32 if autocast else dtype) as model:
+        checkpoint_gradients(model.train(), layout.gradient_checkpointing)
+        for parameter in trainable(model).values():
+            parameter.grad = torch.empty_like(parameter)
         objective = LanguageModel(model, autocast=autocast)
-        kept = Kept(model)
         batch = Batch(
             input_ids=torch.zeros(rows, length, dtype=torch.long),
             positions=torch.arange(answers),
@@ -207,61 +220,58 @@ def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micr
             total=answers,
             examples=[],
         )
-        with torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda tensor: tensor):
-            objective(batch)
-    by_layer = kept.by_layer()
-    if not layout.gradient_checkpointing:
-        return sum(by_layer.values())
-    return by_layer.pop(None, 0) + kept.inputs(by_layer) + max(by_layer.values(), default=0)
+        with Alive(model) as alive:
+            objective(batch).backward()
+    return int(alive.most)
 
 
-def pretend(model: PreTrainedModel, frozen: torch.dtype, learning: torch.dtype) -> None:
-    """Give a model on the meta device weights that pretend to be in main memory: frozen ones, and those that learn."""
-    fresh: dict[nn.Parameter, nn.Parameter] = {}
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                dtype = learning if parameter.requires_grad else frozen
-                weights = torch.empty(parameter.shape, dtype=dtype)
-                module._parameters[name] = fresh.setdefault(parameter, nn.Parameter(weights, parameter.requires_grad))
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = None if buffer is None else torch.empty(buffer.shape, dtype=buffer.dtype)
+@contextmanager
+def without_values(model: PreTrainedModel, frozen: torch.dtype, learning: torch.dtype) -> Iterator[PreTrainedModel]:
+    """A copy of the model to go through on tensors that have shapes and no values, and pretend to be in main memory; in
+    these dtypes what is frozen in it, and what learns."""
+    # What is in the memo counts as copied: of the weights nothing is.
+    without = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    model = copy.deepcopy(model, without)
+    # The library's own product of experts is told of no shapes but bf16's; the one it falls back on, which keeps the
+    # same tensors, is.
+    grouped = patch("transformers.integrations.moe._can_use_grouped_mm", return_value=False, create=True)
+    with FakeTensorMode(allow_non_fake_inputs=True), grouped:
+        fresh: dict[nn.Parameter, nn.Parameter] = {}
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    weights = torch.empty(parameter.shape, dtype=learning if parameter.requires_grad else frozen)
+                    pretended = nn.Parameter(weights, parameter.requires_grad)
+                    module._parameters[name] = fresh.setdefault(parameter, pretended)
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = None if buffer is None else torch.empty(buffer.shape, dtype=buffer.dtype)
+        yield model
 
 
-class Kept:
-    """What autograd saves, by the layer that was at work; a storage counts once, and what the model holds does not."""
+class Alive(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made and not yet let go of: those `now`, and the `most` at any time. A
+    storage counts once; the model's weights and gradients do not."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.layer: int | None = None
-        self.storages: dict[int, tuple[int | None, torch.UntypedStorage]] = {}
-        self.handed: dict[int, tuple[int | None, torch.UntypedStorage]] = {}
-        self.weights = {held.untyped_storage()._cdata for held in (*model.parameters(), *model.buffers())}
-        for number, layer in enumerate(decoder_layers(model).values()):
-            layer.register_forward_pre_hook(
-                lambda _, args, kwargs, n=number: self._enter(n, [*args, *kwargs.values()]), with_kwargs=True
-            )
-            layer.register_forward_hook(lambda *_: self._enter(None, []))
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: int = 0
+        self.most: int = 0
+        gradients = (parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+        self.held = [tensor.untyped_storage() for tensor in chain(model.parameters(), model.buffers(), gradients)]
+        self.sizes = {ref(storage): 0 for storage in self.held}
 
-    def _enter(self, layer: int | None, inputs: Sequence[Any]) -> None:
-        self.layer = layer
-        for tensor in inputs:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
-                self.handed.setdefault(tensor.untyped_storage()._cdata, (layer, tensor.untyped_storage()))
+                self._add(tensor.untyped_storage())
+        return made
 
-    def inputs(self, layers: Container[int | None]) -> int:
-        """Bytes of what these layers were given to work on, in whatever dtype that was."""
-        return sum(storage.nbytes() for layer, storage in self.handed.values() if layer in layers)
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if (key := ref(storage, self._let_go)) not in self.sizes:
+            self.sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
 
-    def keep(self, tensor: Tensor) -> Tensor:
-        """A hook: take note of a tensor that is saved."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.weights:
-            self.storages.setdefault(storage._cdata, (self.layer, storage))
-        return tensor
-
-    def by_layer(self) -> dict[int | None, int]:
-        """Bytes, by layer; None is what lies outside the layers."""
-        found: dict[int | None, int] = {}
-        for layer, storage in self.storages.values():
-            found[layer] = found.get(layer, 0) + storage.nbytes()
-        return found
+    def _let_go(self, key: "ref[torch.UntypedStorage]") -> None:
+        self.now -= self.sizes.pop(key)
