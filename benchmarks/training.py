@@ -1,10 +1,10 @@
 """Training against transformers.Trainer: python benchmarks/training.py [--model bench] [--out FILE] [benchmark=trace …]
 
 Both train the same examples, as many of each task, in global batches of 16, in one process, in turns: the engine as a
-run does it, and `Trainer` with a collator that pads each batch. Of each the median seconds are printed and how many
-times as fast we are. Then the same without each of the things that make the difference, and beside all of it the
-GFLOP/s of the step: what learning needs (`flops.py`), padding not counted; `matrix product` is what a layer's own
-products reach alone, forward and backward, in the same run.
+run does it, and `Trainer` with a collator that pads each batch, and malloc as it comes. Of each the median seconds are
+printed and how many times ours they are; in the first turn the same without each of the things that make the
+difference. Beside them the GFLOP/s of the step: what learning needs (`flops.py`), padding not counted; `matrix product`
+is what a layer's own products reach alone, forward and backward, in the same run.
 
 `--model bench` has random weights and 32,000 words (`models.py`); `--model tiny` is the model that ships.
 """
@@ -152,7 +152,6 @@ def logits_by(other: Callable[[LanguageModel, Batch], Tensor]) -> AbstractContex
 
 
 CHANGES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "ours": nullcontext,
     "rows of any lengths together": lambda: patch(f"{ENGINE}.micro_batches", as_they_come),
     "one micro-batch, however much padding": lambda: patch(f"{ENGINE}.micro_batches", as_large_as_may_be),
     "logits at all positions": lambda: logits_by(all_logits),
@@ -183,8 +182,8 @@ def main() -> None:
     """Print the table, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bench")
-    parser.add_argument("--examples", type=int, default=4, help="of each task")
-    parser.add_argument("--tokens", type=int, default=512, help="of an example, at most")
+    parser.add_argument("--examples", type=int, default=2, help="of each task")
+    parser.add_argument("--tokens", type=int, help="of an example, at most (default: as a run)")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
@@ -194,7 +193,8 @@ def main() -> None:
     device, dtype = device_and_dtype(config.device, None)
     model = load_model(str(CHECKPOINT), dtype) if given.model == "tiny" else build(given.model, device, dtype)
     TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).to_devices(model)
-    encoder = Encoder(load_tokenizer(str(CHECKPOINT)), given.tokens, given.tokens)
+    tokens = given.tokens or config.training.total_tokens
+    encoder = Encoder(load_tokenizer(str(CHECKPOINT)), tokens, tokens)
     tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
     examples = [example for task in tasks for example in task.train[: given.examples]]
     work = needed(model, examples)
@@ -208,22 +208,25 @@ def main() -> None:
             torch.cuda.synchronize()
         return perf_counter() - began
 
-    took: dict[str, list[float]] = {}
+    allocator.keep_freed_memory()
     seconds(with_engine)
+    ours, theirs, others = [], [], {}
     for turn in range(given.turns):
-        took.setdefault("transformers.Trainer", []).append(seconds(with_trainer))
-        for name, changed in CHANGES.items():
+        with giving_back():
+            theirs.append(seconds(with_trainer))
+        ours.append(seconds(with_engine))
+        print(f"turn {turn + 1}: {theirs[-1] / ours[-1]:.2f}", flush=True)
+        for name, changed in CHANGES.items() if not turn else ():
             with changed():
-                took.setdefault(name, []).append(seconds(with_engine, torch.bfloat16 if name == "bf16" else dtype))
-        print(f"turn {turn + 1}: {took['transformers.Trainer'][-1] / took['ours'][-1]:.2f}", flush=True)
+                others[name] = [seconds(with_engine, torch.bfloat16 if name == "bf16" else dtype)]
     lines = [
         {
             "training": name,
             "s": statistics.median(each),
-            "times ours": statistics.median(other / own for other, own in zip(each, took["ours"], strict=True)),
+            "times ours": statistics.median(other / own for other, own in zip(each, ours, strict=False)),
             "GFLOP/s": work / statistics.median(each) / 1e9,
         }
-        for name, each in took.items()
+        for name, each in {"transformers.Trainer": theirs, "ours": ours, **others}.items()
     ]
     lines.append({"training": "matrix product", "GFLOP/s": product(model, sum(map(len, examples)) // 4) / 1e9})
     print(pd.DataFrame(lines).set_index("training").to_string(float_format="{:.2f}".format, na_rep=""))
