@@ -95,13 +95,14 @@ class Bench:
         """Bytes that are there at the most while a step is made, in micro-batches of so many tokens."""
         learner = self.learner(strategy, tokens)
         state = [tensor for each in learner.optimizer.state.values() for tensor in each.values()]
-        standing = sum(tensor.nbytes for tensor in (*self.model.parameters(), *state))
+        standing: int = sum(tensor.nbytes for tensor in (*self.model.parameters(), *state))
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             self.step(strategy, learner)
         learner.close()
         events = profiled.profiler.kineto_results.events()
         changes: list[tuple[int, int]] = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-        return int(standing + max(accumulate(change for _, change in changes)))
+        most: int = max(accumulate(change for _, change in changes))
+        return standing + most
 
 
 def measure(bench: Bench, turns: int) -> list[dict[str, Any]]:

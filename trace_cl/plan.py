@@ -421,6 +421,11 @@ def dry_run(config: DictConfig, strategy: Strategy) -> dict[str, Any]:
             "memory_per_device.total",
             "memory_per_device.fits",
         ]
+        if any(needs.strategy.streamed(round) for round in rounds):  # what it takes goes by the tokens
+            result["memory_per_device"] |= {"strategy": None, "host": None}
+            result["unknown"] += ["memory_per_device.strategy", "memory_per_device.host", "rounds.extra_bytes"]
+            for part in planned:
+                part["extra_bytes"] = None
     return result
 
 
