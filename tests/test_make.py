@@ -90,7 +90,7 @@ def test_the_table_is_rendered_whatever_happens(able: int, run: int, started: bo
 
 
 def test_a_gpu_is_measured_at_the_scale_that_is_asked_for() -> None:
-    asked = make("-n", "bench-gpu", "BENCH_SCALE=small", "ARGS=--parts full").stdout
+    asked = make("-n", "--no-print-directory", "bench-gpu", "BENCH_SCALE=small", "ARGS=--parts full").stdout
     assert asked == "BENCH_SCALE=small .venv/bin/python benchmarks/gpu.py --parts full\n"
     assert "BENCH_SCALE=large " in make("-n", "bench-gpu").stdout
 

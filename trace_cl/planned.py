@@ -1,6 +1,7 @@
 """A plan as it is printed: for a program, or for people."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -8,13 +9,20 @@ import pandas as pd
 from trace_cl.plan import TRAINING, size
 
 
+def chosen(decided: Mapping[str, Any], where: str = "") -> list[str]:
+    """A line for each setting that was left at `auto`, and what it came to."""
+    return [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)} (auto{where})"
+        for key, value in decided.items()
+    ]
+
+
 def render(plan: dict[str, Any], as_json: bool) -> str:
     """A plan for a program, or for people."""
     if as_json:
         return json.dumps(plan, ensure_ascii=False, indent=1)
     memory = plan["memory_per_device"]
-    known = "" if memory["fits"] is not None else ", for a device that is not known here"
-    decided = [f"{key}={json.dumps(value)} (auto{known})" for key, value in plan["decided"].items()]
+    decided = chosen(plan["decided"], "" if memory["fits"] is not None else ", for a device that is not known here")
     parts = ", ".join(f"{part} {size(memory[part])}" for part in (*TRAINING, "total") if memory[part])
     table = pd.DataFrame(
         [

@@ -3,7 +3,6 @@
 What then happens, round by round, is `trace_cl/rounds.py`.
 """
 
-import json
 import sys
 from contextlib import ExitStack, closing
 from functools import partial
@@ -25,7 +24,7 @@ from trace_cl.data.benchmark import combined_checksum, load_data, prepare, publi
 from trace_cl.data.checks import findings
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
-from trace_cl.planned import render
+from trace_cl.planned import chosen, render
 from trace_cl.records import environment
 from trace_cl.records.journal import Journal, Standing
 from trace_cl.records.loggers import NoLogger
@@ -164,8 +163,8 @@ def open_run(
     needs = plan.Needs(config, planner, benchmark, planned, dtype)
     needs, decided = plan.decide(needs, ranks.size, measure(device, ranks), journal.settings())
     config = needs.config
-    for key, value in decided.items() if ranks.first else ():
-        print(f"{key}={json.dumps(value)} (auto)", file=sys.stderr)
+    for line in chosen(decided) if ranks.first else ():
+        print(line, file=sys.stderr)
     if needs.strategy is not planner:
         strategy = build_strategy(config)
 

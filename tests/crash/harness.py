@@ -27,7 +27,7 @@ KILLS = int(os.environ.get("KILLS", 100))
 OF_ITS_OWN = {"config.yaml", "environment.json", "report.md", ".lock"}
 """Files that name their place, their machine or a clock."""
 
-OF_THE_RUN = r"^data: |^round \d+ \(|\|.*\| +\d+%"
+OF_THE_RUN = r"^data: |^round \d+ \(|\|.*\| +\d+%| \(auto\)$"
 
 PATIENCE = 180
 """Seconds after which a run that has not ended is taken to hang."""

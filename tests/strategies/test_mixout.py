@@ -154,7 +154,7 @@ def test_what_is_mixed_in_is_the_pretrained_model_in_all_that_learns(small_model
 
 
 def test_the_plan_counts_the_mixed_weights_among_what_autograd_keeps() -> None:
-    """A mixed matrix in place of each that learns, and a mask a matrix."""
+    """A mixed matrix in place of each that learns, and a mask a matrix; at the peak one more is being made."""
     config = LlamaConfig(
         vocab_size=50, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2
     )
@@ -165,8 +165,8 @@ def test_the_plan_counts_the_mixed_weights_among_what_autograd_keeps() -> None:
         )
         kept[mask] = activations(model, torch.float32, Layout(), (1, 8, 3))
     matrices = 2 * (4 * 64 * 64 + 3 * 64 * 96)
-    assert kept["weight"] - kept["none"] == (4 + 1) * matrices
-    assert kept["column"] - kept["none"] == 4 * matrices + 2 * (6 * 64 + 96)
+    for mask, more in (("weight", (4 + 1) * matrices), ("column", 4 * matrices + 2 * (6 * 64 + 96))):
+        assert more <= kept[mask] - kept["none"] <= more + 4 * 64 * 96
 
 
 def test_a_model_without_linear_layers_is_refused() -> None:
