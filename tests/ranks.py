@@ -225,7 +225,7 @@ def stream_under_each_stage() -> None:
             engine.tokens_per_batch = 50
             engine.to_devices(model)
             learner = train_a_round(engine, model, ["model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj"])
-            near = 1e-4 if dtype == torch.float32 else 5e-3
+            near = 1e-4 if dtype == torch.float32 else 1e-2  # a few roundings of bf16, of 2⁻⁸ each
             for _ in range(2):
                 learner.backward(EXAMPLES)
                 gradient = learner.take_gradients()
