@@ -11,7 +11,7 @@ nothing.
 import argparse
 import json
 import statistics
-from itertools import accumulate
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -20,12 +20,11 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
-from torch.profiler import ProfilerActivity, profile
+from memory import peak
+from tasks import read_tasks
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from trace_cl.choices import compose
-from trace_cl.data.batches import Encoder
-from trace_cl.data.benchmark import load_data, prepare
 from trace_cl.strategies import gem
 from trace_cl.strategies.base import Example, Round, Strategy
 from trace_cl.strategies.gem import GEM
@@ -94,15 +93,9 @@ class Bench:
     def peak(self, strategy: Strategy, tokens: int) -> int:
         """Bytes that are there at the most while a step is made, in micro-batches of so many tokens."""
         learner = self.learner(strategy, tokens)
-        state = [tensor for each in learner.optimizer.state.values() for tensor in each.values()]
-        standing: int = sum(tensor.nbytes for tensor in (*self.model.parameters(), *state))
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            self.step(strategy, learner)
+        most = peak(learner, partial(self.step, strategy, learner))
         learner.close()
-        events = profiled.profiler.kineto_results.events()
-        changes: list[tuple[int, int]] = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-        most: int = max(accumulate(change for _, change in changes))
-        return standing + most
+        return most
 
 
 def measure(bench: Bench, turns: int) -> list[dict[str, Any]]:
@@ -139,8 +132,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     config = compose(["benchmark=embedded"])
-    encoder = Encoder(load_tokenizer(str(CHECKPOINT)), config.training.total_tokens, config.evaluation.prompt_tokens)
-    tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
+    tasks = read_tasks(config, load_tokenizer(str(CHECKPOINT)))
     batch = [example for task in tasks for example in task.train[-1:]]
     memories = len(tasks) - 1
     found = {}

@@ -60,7 +60,7 @@ class Scale:
     second: Sequence[str]
     data: Sequence[str]
     product: int
-    """RowFile of the square matrices whose product is timed."""
+    """Rows of the square matrices whose product is timed."""
     global_batch: int = 128
     steps: int = 4
     """Of each method at most; the first is not counted."""

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from trace_cl.build import build_strategy
 from trace_cl.config import EngineConfig, as_dict
 from trace_cl.data.batches import global_batches
-from trace_cl.plan import Needs, parts_of, select_first, size
+from trace_cl.needs import Needs, parts_of, size
+from trace_cl.plan import select_first
 from trace_cl.run import optimization
 from trace_cl.strategies.base import Example, Round
 from trace_cl.training import layout as layouts
@@ -55,9 +56,8 @@ class Planned:
 
 def gem(bench: Bench) -> None:
     """GEM, which holds its memories' gradients only where there is room for them."""
-    stored = ["strategy=gem"]
-    streams = "memory_gradients" in bench.compose(*stored).strategy
-    learning(bench, "GEM in the last round", stored, *([[*stored, "strategy.memory_gradients=streamed"]] * streams))
+    ways = (["strategy=gem", f"strategy.memory_gradients={how}"] for how in ("stored", "streamed"))
+    learning(bench, "GEM in the last round", *ways)
 
 
 def machine(bench: Bench) -> None:

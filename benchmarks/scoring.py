@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from tasks import read_tasks
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trace_cl.choices import compose
 from trace_cl.config import check
-from trace_cl.data.batches import Encoder
-from trace_cl.data.benchmark import Task, load_data, prepare
+from trace_cl.data.benchmark import Task
 from trace_cl.evaluation import generate, score, settled_by, summarize
 from trace_cl.training.engine import Optimization
 from trace_cl.training.layout import device_and_dtype
@@ -163,8 +163,7 @@ def main() -> None:
     device, dtype = device_and_dtype(config.device, config.model.dtype)
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype)
     TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).to_devices(model)
-    encoder = Encoder(tokenizer, config.training.total_tokens, config.evaluation.prompt_tokens)
-    tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
+    tasks = read_tasks(config, tokenizer)
     products = Products(model)
     budget = config.evaluation.tokens_per_batch
     lines = [measure(model, tokenizer, task, budget, given.turns, products) for task in tasks]

@@ -14,21 +14,22 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import pandas as pd
 import torch
+from memory import peak
 from models import build
+from tasks import read_tasks
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
 from trace_cl.analysis.text import markdown
 from trace_cl.choices import compose
 from trace_cl.config import check
-from trace_cl.data.batches import Encoder, micro_batches
-from trace_cl.data.benchmark import load_data, prepare
+from trace_cl.data.batches import micro_batches
 from trace_cl.records.files import PUBLISHED, read_json
 from trace_cl.strategies.base import Example
 from trace_cl.strategies.hft import freeze, select
@@ -76,25 +77,6 @@ def seconds(learner: TorchLearner, examples: Sequence[Example]) -> float:
     began = clock(learner.model.device)
     take_step(learner, examples)
     return clock(learner.model.device) - began
-
-
-def peak(learner: TorchLearner, examples: Sequence[Example]) -> int:
-    """Bytes that live at once at most, in a step that is not the first."""
-    device = learner.model.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        take_step(learner, examples)
-        return int(torch.cuda.max_memory_allocated())
-    held = sum(t.nbytes for state in learner.optimizer.state.values() for t in state.values())
-    held += sum(p.nbytes for p in learner.model.parameters())
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as account:
-        take_step(learner, examples)
-    more = most = 0
-    for event in account.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            more += event.nbytes()
-            most = max(most, more)
-    return int(held + most)
 
 
 def spared(model: PreTrainedModel, frozen: Sequence[str], batches: Sequence[Sequence[Example]]) -> float:
@@ -154,8 +136,7 @@ def main() -> None:
     device, dtype = device_and_dtype(config.device, None)
     model = build(given.model, device, dtype)
     TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).to_devices(model)
-    encoder = Encoder(load_tokenizer(str(CHECKPOINT)), given.tokens, given.tokens)
-    tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
+    tasks = read_tasks(config, load_tokenizer(str(CHECKPOINT)), given.tokens)
     examples = [example for task in tasks for example in task.train[: given.examples]]
     budget = config.training.tokens_per_batch
     batches = micro_batches(examples, budget)
@@ -174,7 +155,7 @@ def main() -> None:
     for share, runtime, half, each in zip(*published.values(), frozen, took, strict=True):
         learner = start(model, half, budget)
         take_step(learner, examples)
-        lived = peak(learner, examples)
+        lived = peak(learner, partial(take_step, learner, examples))
         layout = Layout()
         planned = Memory.of(model.parameters(), dtype, layout, activations=activations(model, dtype, layout, shape))
         learner.close()

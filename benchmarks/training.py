@@ -26,13 +26,13 @@ import pandas as pd
 import torch
 from flops import needed
 from models import build
+from tasks import read_tasks
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from trace_cl.choices import compose
 from trace_cl.config import check
-from trace_cl.data.batches import Encoder, global_batches, within_budget
-from trace_cl.data.benchmark import load_data, prepare
+from trace_cl.data.batches import global_batches, within_budget
 from trace_cl.strategies.base import Batch, Example
 from trace_cl.strategies.layers import decoder_layers, matrices
 from trace_cl.tiny import CHECKPOINT
@@ -193,9 +193,7 @@ def main() -> None:
     device, dtype = device_and_dtype(config.device, None)
     model = load_model(str(CHECKPOINT), dtype) if given.model == "tiny" else build(given.model, device, dtype)
     TorchEngine(Optimization(learning_rate=1e-5), device, tokens_per_batch=8192).to_devices(model)
-    tokens = given.tokens or config.training.total_tokens
-    encoder = Encoder(load_tokenizer(str(CHECKPOINT)), tokens, tokens)
-    tasks = prepare(config.benchmark, load_data(config.benchmark, instructions=False), "test", encoder).tasks
+    tasks = read_tasks(config, load_tokenizer(str(CHECKPOINT)), given.tokens)
     examples = [example for task in tasks for example in task.train[: given.examples]]
     work = needed(model, examples)
 

@@ -29,6 +29,7 @@ from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
 from trace_cl.evaluation import Generator, score, settled_by, summarize
 from trace_cl.likelihood import Unforeseen, mean_loss, reference_loss, share_written
+from trace_cl.needs import size
 from trace_cl.records.answers import Answers
 from trace_cl.records.journal import CHECKPOINT, HALFWAY, Journal, Standing
 from trace_cl.records.loggers import Logger, score_curves, training_curves
@@ -159,8 +160,8 @@ class Run:
         free = on_the_first(self.ranks, lambda: shutil.disk_usage(self.journal.folder).free)
         if free < needed:
             raise UserError(
-                f"round {round.number} puts up to {plan.size(needed)} by in {self.journal.folder}, and "
-                f"{plan.size(free)} are free: make room, or set checkpoint.every_minutes=null"
+                f"round {round.number} puts up to {size(needed)} by in {self.journal.folder}, and "
+                f"{size(free)} are free: make room, or set checkpoint.every_minutes=null"
             )
 
     def learn(self, round: Round, half: dict[str, Any], began: float) -> tuple[float, dict[str, Any]]:

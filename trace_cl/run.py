@@ -13,7 +13,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
-from trace_cl import plan
 from trace_cl.analysis import report
 from trace_cl.analysis.stored import StoredRun
 from trace_cl.build import build_logger, build_strategy, defaults
@@ -22,9 +21,10 @@ from trace_cl.config import EngineConfig, TrainingConfig, as_dict, check, only_p
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import combined_checksum, load_data, prepare, published
 from trace_cl.data.checks import findings
+from trace_cl.dry_run import chosen, dry_run, render
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
-from trace_cl.planned import chosen, render
+from trace_cl.needs import Needs, decide, settle
 from trace_cl.records import environment
 from trace_cl.records.journal import Journal, Standing
 from trace_cl.records.loggers import NoLogger
@@ -70,7 +70,7 @@ def _start(config: DictConfig) -> None:
         )
     if only_planned(config):
         check_writable(run_folder(config, strategy.name))
-        planned = plan.dry_run(config, strategy)
+        planned = dry_run(config, strategy)
         if config.calibrate:
             planned = calibrated(config, strategy).added_to(planned)
         if first_here():
@@ -160,8 +160,8 @@ def open_run(
     # The plan has a strategy of its own, whose model has no values.
     planner = build_strategy(config)
     planned = planner.build(lambda _: build_on_meta(read_config(Path(location)), dtype), None, rounds)
-    needs = plan.Needs(config, planner, benchmark, planned, dtype)
-    needs, decided = plan.decide(needs, ranks.size, measure(device, ranks), journal.settings())
+    needs = Needs(config, planner, benchmark, planned, dtype)
+    needs, decided = decide(needs, ranks.size, measure(device, ranks), journal.settings())
     config = needs.config
     for line in chosen(decided) if ranks.first else ():
         print(line, file=sys.stderr)
@@ -180,7 +180,7 @@ def open_run(
         strategy.restore(standing.checkpoint)
     if cut_matters(model):
         journal.check_cut(config.training.tokens_per_batch, ranks.size)
-    settings = plan.settle(needs, device, ranks)
+    settings = settle(needs, device, ranks)
     training = config.training
     engine = engines.build(settings, optimization(training), device, training.tokens_per_batch, ranks)
     engine.to_devices(model)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 from trace_cl import plan
 from trace_cl.build import build_strategy
 from trace_cl.config import as_dict
+from trace_cl.dry_run import dry_run
 from trace_cl.strategies.base import Round, Unsuitable
 from trace_cl.strategies.osf import OSF
 from trace_cl.training.engine import Optimization
@@ -150,7 +151,7 @@ def test_a_round_leaves_a_model_that_transformers_loads(run: Callable[..., Path]
 
 def test_the_plan_tells_each_rounds_share() -> None:
     config = compose("strategy=osf", "benchmark.order=[FOMC,NumGLUE-cm]")
-    planned = plan.dry_run(config, build_strategy(config))["rounds"]
+    planned = dry_run(config, build_strategy(config))["rounds"]
     width, inside = 192, 512  # the shipped model's
     square, oblong = 2 * width, width + inside
 

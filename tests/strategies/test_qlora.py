@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trace_cl import plan
 from trace_cl.build import build_strategy
+from trace_cl.dry_run import dry_run
 from trace_cl.strategies.base import Round, Unsuitable
 from trace_cl.strategies.layers import trainable_share
 from trace_cl.strategies.qlora import QLoRA, bytes_in_4_bits
@@ -145,7 +146,7 @@ def test_what_is_planned_is_what_is_there(stage: int) -> None:
 def test_the_plan_of_7b_needs_a_quarter() -> None:
     """6.5 billion weights of 4.127 bits and 0.27 of 16, in place of 16 for all of them."""
     config = compose("strategy=qlora", "strategy.r=1", "model=llama2-chat-7b", "model.dtype=bf16", "benchmark=trace")
-    planned = plan.dry_run(config, build_strategy(config))
+    planned = dry_run(config, build_strategy(config))
     matrices = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     others = 2 * 32000 * 4096 + 65 * 4096
     adapter = 32 * (4 * 2 * 4096 + 3 * (4096 + 11008))

@@ -12,13 +12,13 @@ import torch
 from support import TASKS, Killed, compose, killed_after, results
 from transformers import AutoConfig
 
-from trace_cl import plan
 from trace_cl.build import build_strategy
 from trace_cl.config import as_dict
 from trace_cl.data.benchmark import Benchmark, Task
+from trace_cl.dry_run import render
 from trace_cl.errors import UserError
-from trace_cl.plan import Needs, fastest, settle, tokens
-from trace_cl.planned import render
+from trace_cl.needs import MEMORY_GRADIENTS, Needs, decide, fastest, settle
+from trace_cl.plan import tokens
 from trace_cl.records.files import flatten, read_yaml
 from trace_cl.records.journal import Journal
 from trace_cl.strategies.base import Example, Phase
@@ -118,7 +118,7 @@ def needs_of(*overrides: str) -> Needs:
 
 def settled(monkeypatch: pytest.MonkeyPatch, free: float, *overrides: str, ranks: int = 1, main: float = 999) -> str:
     """What comes of a run where so many GiB are free on each GPU: the engine, or the refusal."""
-    monkeypatch.setattr(plan, "measure", lambda device, ranks: FreeMemory(int(free * GIB), int(main * GIB)))
+    monkeypatch.setattr("trace_cl.needs.measure", lambda device, ranks: FreeMemory(int(free * GIB), int(main * GIB)))
     try:
         settings = settle(needs_of(*overrides), torch.device("cuda"), Ranks(0, ranks))
     except UserError as error:
@@ -156,13 +156,13 @@ def test_gem_streams_where_what_it_would_store_has_no_room(monkeypatch: pytest.M
     """The hardest round with gradients stored, and without."""
     needs, layout = needs_of("strategy=gem", *FIXED), Layout(gradient_checkpointing=True)
     bytes_of = {
-        how: needs.under({plan.MEMORY_GRADIENTS: how}).hardest(layout, FreeMemory(1, 999 * GIB))[1].total
+        how: needs.under({MEMORY_GRADIENTS: how}).hardest(layout, FreeMemory(1, 999 * GIB))[1].total
         for how in ("stored", "streamed")
     }
     assert bytes_of["streamed"] < bytes_of["stored"]
 
     def decided(needs: Needs, room: FreeMemory | None) -> str:
-        return str(plan.decide(needs, 1, room, {})[0].config.strategy.memory_gradients)
+        return str(decide(needs, 1, room, {})[0].config.strategy.memory_gradients)
 
     assert decided(needs, None) == "stored", "where nothing is known of the device"
     for how, free in (("stored", bytes_of["stored"]), ("streamed", bytes_of["stored"] - 1), ("streamed", 1)):
@@ -171,17 +171,17 @@ def test_gem_streams_where_what_it_would_store_has_no_room(monkeypatch: pytest.M
         "as it must be"
     )
     assert decided(needs_of(*GEM, *FIXED), FreeMemory(1, 1)) == "stored", "as it is asked for"
-    assert plan.decide(needs_of(*FIXED), 1, FreeMemory(1, 1), {})[1] == {}
-    auto = plan.decide(needs_of("strategy=gem", *AUTO), 1, FreeMemory(1, 1), {})[1]
-    assert auto == {RECOMPUTED: True, TOKENS: 1024, ANSWERED: 2048, plan.MEMORY_GRADIENTS: "streamed"}
+    assert decide(needs_of(*FIXED), 1, FreeMemory(1, 1), {})[1] == {}
+    auto = decide(needs_of("strategy=gem", *AUTO), 1, FreeMemory(1, 1), {})[1]
+    assert auto == {RECOMPUTED: True, TOKENS: 1024, ANSWERED: 2048, MEMORY_GRADIENTS: "streamed"}
 
 
 def test_layers_that_would_draw_their_dropout_twice_are_not_streamed() -> None:
     drawing = needs_of("strategy=gem")
     drawing.model.config.attention_dropout = 0.1
-    assert plan.decide(drawing, 1, FreeMemory(1, 1), {})[1][plan.MEMORY_GRADIENTS] == "stored"
+    assert decide(drawing, 1, FreeMemory(1, 1), {})[1][MEMORY_GRADIENTS] == "stored"
     with pytest.raises(UserError, match=r"llama2-chat-7b has dropout.*set strategy.memory_gradients=stored"):
-        plan.decide(drawing.under({plan.MEMORY_GRADIENTS: "streamed"}), 1, FreeMemory(1, 1), {})
+        decide(drawing.under({MEMORY_GRADIENTS: "streamed"}), 1, FreeMemory(1, 1), {})
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -316,7 +316,7 @@ def test_every_phase_counts() -> None:
 def test_a_run_without_room_is_refused_before_anything_is_written(
     run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "measure", lambda device, ranks: FreeMemory(None, 2**19))
+    monkeypatch.setattr("trace_cl.needs.measure", lambda device, ranks: FreeMemory(None, 2**19))
     with pytest.raises(UserError, match=r"needs \d MiB of main memory for each process in round 1, the hardest"):
         run()
     assert not list(tmp_path.glob("runs/**/train.jsonl"))

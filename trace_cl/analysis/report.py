@@ -123,12 +123,8 @@ def coarse(folder: Path, row: Sequence[float], tasks: Sequence[str]) -> str:
 
 def pictures(method: str, title: str, scores: pd.DataFrame) -> dict[str, bytes]:
     """The pictures that report.md shows, by their files' names."""
-    from trace_cl.analysis.plots import (
-        Method,
-        curves,
-        heatmap,
-        image,
-    )  # what draws is not needed before a run has begun
+    # What draws is not needed before a run has begun.
+    from trace_cl.analysis.plots import Method, curves, heatmap, image
 
     return {"heatmap.png": image(heatmap(scores, title)), "curves.png": image(curves([Method(method, [scores])]))}
 
