@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from trace_cl import evaluation
 from trace_cl import run as runner
+from trace_cl.analysis import report
 from trace_cl.errors import UserError
 from trace_cl.metrics import METRICS, backward_transfer, overall_performance
 from trace_cl.records.files import read_matrix
@@ -57,6 +58,18 @@ def test_what_a_run_leaves(run: Run, capsys: pytest.CaptureFixture[str]) -> None
     AutoModelForCausalLM.from_pretrained(folder / "checkpoint")
     AutoTokenizer.from_pretrained(folder / "checkpoint")
     assert not [*folder.rglob("*.tmp"), *folder.glob("*.old")]
+
+
+def test_a_short_run_draws_at_its_first_round_and_its_last(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    def draw(method: str, title: str, scores: pd.DataFrame) -> dict[str, bytes]:
+        drawn.append(title.partition(" after ")[2])
+        return {}
+
+    monkeypatch.setattr(report, "pictures", draw)
+    run()
+    assert drawn == ["1 of 3 rounds", "3 of 3 rounds"]
 
 
 def test_a_score_can_be_recomputed_from_the_predictions(run: Run, small_root: Path) -> None:
