@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
@@ -30,7 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trace_cl.choices import compose
 from trace_cl.config import check
 from trace_cl.data.benchmark import Task
-from trace_cl.evaluation import generate, score, settled_by, summarize
+from trace_cl.evaluation import generate, guessing, score, settled_by, summarize
 from trace_cl.training.engine import Optimization
 from trace_cl.training.layout import device_and_dtype
 from trace_cl.training.model import load_model, load_tokenizer, locate
@@ -124,13 +125,15 @@ def measure(
     settled = settled_by(task.metric, task.references)
     ours, theirs, answers = [], [], {}
     rows = Rows()
-    generate(model, tokenizer, task.prompts, task.answer_tokens, budget, settled=settled, kept=rows)
+    guess = guessing(task.prompts, tokenizer(task.references, add_special_tokens=False).input_ids)
+    ask = partial(generate, model, tokenizer, task.prompts, task.answer_tokens, budget, settled=settled, guess=guess)
+    ask(kept=rows)
     for _ in range(turns):
         began = perf_counter()
         answers["TRACE"] = traces_way(model, tokenizer, task.prompts)
         theirs.append(seconds(model, began))
         began = perf_counter()
-        answers["ours"] = generate(model, tokenizer, task.prompts, task.answer_tokens, budget, settled=settled)
+        answers["ours"] = ask()
         ours.append(seconds(model, began))
     scores = {
         whose: summarize(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -10,16 +10,11 @@ from itertools import chain, count
 from typing import Any, Protocol
 
 import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from trace_cl import continuing, metrics
+from trace_cl import metrics
 from trace_cl.config import look_up_metric
-from trace_cl.continuing import Ending, answer, can_leave, side_by_side
+from trace_cl.continuing import Done, answer, can_leave
 from trace_cl.data.batches import shares, within_budget
 from trace_cl.decoding import Decoder
 from trace_cl.errors import UserError
@@ -27,10 +22,14 @@ from trace_cl.metrics import VARIANTS, Settled, score_answers, score_corpus
 from trace_cl.records.predictions import Prediction
 from trace_cl.strategies.base import Example
 from trace_cl.strategies.streams import stream
+from trace_cl.together import together
 from trace_cl.training.adaptation import Adaptation
 from trace_cl.training.model import is_spread
 from trace_cl.training.ranks import Ranks
 from trace_cl.training.room import gave_out
+
+Guess = Callable[[Sequence[int]], Sequence[int]]
+"""What may be the answer to a prompt, in ids. A wrong guess costs time and nothing else."""
 
 
 class Kept(Protocol):
@@ -60,6 +59,7 @@ class Generator:
     ranks: Ranks
     settled: Settled | None = None
     kept: Kept | None = None
+    guess: Guess | None = None
     learning_tokens: int = 8192
     adaptation: Adaptation | None = None
     calls: Iterator[int] = field(default_factory=count, repr=False, compare=False)
@@ -77,6 +77,7 @@ class Generator:
             self.ranks if is_spread(self.model) else None,
             self.settled if tokens is None else None,
             None if self.kept is None else _KeptOfCall(self.kept, number),
+            self.guess,
             nullcontext if self.adaptation is None else partial(self.adaptation.of, self.model),
         )
 
@@ -133,6 +134,7 @@ def generate(
     in_step_with: Ranks | None = None,
     settled: Settled | None = None,
     kept: Kept | None = None,
+    guess: Guess | None = None,
     prepared: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> list[str]:
     """Greedy answers of at most `answer_tokens` tokens, in the order of `prompts`.
@@ -141,15 +143,15 @@ def generate(
     weights are spread over ranks (`in_step_with`), each answers prompts of its own, and all go on until the last is
     done. An answer whose text is `settled` ends there; those beside it in the batch go on. Equal prompts are answered
     once. Groups that `kept` knows are not generated again; the model is `prepared` for the others, if there are any.
+    Where the answer begins as what is `guess`ed of the prompt, that takes no longer than reading it.
     """
     different = dict.fromkeys(map(tuple, prompts))
     if len(different) < len(prompts):
-        settings = (answer_tokens, tokens_per_batch, in_step_with, settled, kept, prepared)
+        settings = (answer_tokens, tokens_per_batch, in_step_with, settled, kept, guess, prepared)
         said = dict(zip(different, generate(model, tokenizer, list(different), *settings), strict=True))
         return [said[tuple(prompt)] for prompt in prompts]
     decoder = Decoder(tokenizer)
     ends = _end_tokens(model, tokenizer)
-    text_settled = None if settled is None else lambda ids: settled(decoder.final(ids))
     answers = [""] * len(prompts)
     to_do: list[tuple[list[int], str]] = []
     for group in within_budget([len(prompt) + answer_tokens for prompt in prompts], tokens_per_batch):
@@ -160,10 +162,15 @@ def generate(
         for index, row in zip(group, rows, strict=True):
             answers[index] = decoder.text(row)
     to_do += [([], "")] * _missing(len(to_do), in_step_with)
+
+    def done(ids: list[int]) -> bool:
+        return ids[-1] in ends or (settled is not None and settled(decoder.final(ids)))
+
     with prepared() if to_do else nullcontext():
         for group, key in to_do:
             asked = [prompts[index] for index in group]
-            rows = _continue(model, asked, _config(tokenizer, ends, answer_tokens), in_step_with, text_settled)
+            drafts = None if guess is None else [guess(prompt) for prompt in asked]
+            rows = _continue(model, tokenizer, asked, answer_tokens, done, in_step_with, drafts)
             for index, row in zip(group, rows, strict=True):
                 answers[index] = decoder.text(row)
             if kept is not None and group:
@@ -189,16 +196,10 @@ def sample(
     for group in [*groups, *[[]] * _missing(len(groups), in_step_with)]:
         draws = Draws([seeds[index] for index in group], top_k)
         asked = [prompts[index] for index in group]
-        drawn = _continue(model, asked, _config(tokenizer, ends, tokens), in_step_with, draws=draws)
+        drawn = _continue(model, tokenizer, asked, tokens, lambda ids: ids[-1] in ends, in_step_with, draws=draws)
         for index, row in zip(group, drawn, strict=True):
             rows[index] = row
     return rows
-
-
-def _config(tokenizer: PreTrainedTokenizerBase, ends: set[int], tokens: int) -> GenerationConfig:
-    return GenerationConfig(
-        max_new_tokens=tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.eos_token_id
-    )
 
 
 def _missing(groups: int, in_step_with: Ranks | None) -> int:
@@ -208,21 +209,20 @@ def _missing(groups: int, in_step_with: Ranks | None) -> int:
 
 def _continue(
     model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    config: GenerationConfig,
+    tokens: int,
+    done: Done,
     in_step_with: Ranks | None,
-    settled: continuing.Settled | None = None,
+    guesses: Sequence[Sequence[int]] | None = None,
     draws: "Draws | None" = None,
 ) -> list[list[int]]:
-    """What the model says to each prompt of one batch, up to its first end token. To none it says one token, to keep
-    in step."""
-
+    """What the model says to each prompt of one batch, until it is `done`. To none it says one token, to keep in
+    step."""
     try:
-        with _nothing_inherited(model):
-            if prompts and in_step_with is None and draws is None and can_leave(model):
-                rows = answer(model, prompts, config, settled)
-            else:
-                rows = _together(model, prompts, config, settled, in_step_with, draws)
+        if prompts and in_step_with is None and can_leave(model):
+            return answer(model, prompts, tokens, done, guesses, draws and draws.among)
+        return together(model, prompts, tokens, done, tokenizer.eos_token_id, draws, in_step_with is not None)
     except (RuntimeError, MemoryError) as error:
         if gave_out(error):
             raise UserError(
@@ -230,44 +230,12 @@ def _continue(
                 "answered: set evaluation.tokens_per_batch lower, and the same command goes on"
             ) from error
         raise
-    return [_until_end(row, set(config.eos_token_id)) for row in rows]
-
-
-def _together(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    config: GenerationConfig,
-    settled: continuing.Settled | None,
-    in_step_with: Ranks | None,
-    draws: "Draws | None",
-) -> list[list[int]]:
-    """The same in one call, from which no row leaves."""
-    pad = int(config.pad_token_id)
-    ids, mask = side_by_side(prompts or [[pad]], pad, model.device)
-    if not prompts:
-        config.max_new_tokens = 1
-    ends = Ending(ids.shape[1], len(ids), config, settled, half=False)
-    output = continuing.generate(model, ids, mask, config, ends, draws, synced_gpus=in_step_with is not None)
-    return output[: len(prompts), ids.shape[1] :].tolist()
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokenizer's end-of-sequence token, and those that the model itself knows."""
     ends = model.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-
-
-@contextmanager
-def _nothing_inherited(model: PreTrainedModel) -> Iterator[None]:
-    """Lay the model's own generation configuration aside: `generate` takes from it whatever it is not told, penalties
-    and forbidden tokens too. It comes back, because it is the hub's and is saved with the model."""
-    # An adapter hands generation on to the model it stands on.
-    owner: Any = getattr(model, "get_base_model", lambda: model)()
-    own, owner.generation_config = owner.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        owner.generation_config = own
 
 
 class Draws(LogitsProcessor):
@@ -280,23 +248,34 @@ class Draws(LogitsProcessor):
         self.top_k = top_k
 
     def __call__(self, input_ids: torch.Tensor, scores: Any) -> Any:
+        """Of all rows; one that is there to keep in step alone has a row and no stream."""
+        likeliest, noised = self._noised(scores, range(len(self.streams)))
+        return torch.full_like(scores, -torch.inf, dtype=torch.double).scatter(-1, likeliest, noised)
+
+    def among(self, scores: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        """What is drawn for these rows (R), of their logits (R × vocabulary)."""
+        likeliest, noised = self._noised(scores, rows)
+        return likeliest.take_along_dim(noised.argmax(dim=-1, keepdim=True), dim=-1)[:, 0]
+
+    def _noised(self, scores: torch.Tensor, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         likeliest = scores.double().topk(min(self.top_k, scores.shape[-1]), dim=-1)
         noise = torch.zeros(likeliest.values.shape, dtype=torch.double)
-        for row, own in zip(noise, self.streams, strict=False):  # a rank that only keeps in step has a row, no stream
-            row.copy_(-(-torch.rand(len(row), generator=own, dtype=torch.double).log()).log())
-        noised = likeliest.values + noise.to(scores.device)
-        return torch.full_like(scores, -torch.inf, dtype=torch.double).scatter(-1, likeliest.indices, noised)
-
-
-def _until_end(ids: list[int], ends: set[int]) -> list[int]:
-    """The ids until the first end token, which is among them."""
-    return ids[: next((place + 1 for place, id in enumerate(ids) if id in ends), len(ids))]
+        for own, row in zip(noise, rows, strict=False):
+            own.copy_(-(-torch.rand(len(own), generator=self.streams[row], dtype=torch.double).log()).log())
+        return likeliest.indices, likeliest.values + noise.to(scores.device)
 
 
 def _key(prompts: Sequence[Sequence[int]], answer_tokens: int, settles: bool) -> str:
     """What a group's answers depend on, but for the model."""
     width = max(len(prompt) for prompt in prompts)
     return sha256(json.dumps([list(map(list, prompts)), answer_tokens, width, settles]).encode()).hexdigest()
+
+
+def guessing(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Guess:
+    """Of each prompt its answer, whatever a strategy puts before the prompt."""
+    tail = max(1, min(map(len, prompts), default=1) - 1)  # without the start token, which then stands further in front
+    known = {tuple(prompt[-tail:]): answer for prompt, answer in zip(prompts, answers, strict=True)}
+    return lambda prompt: known.get(tuple(prompt[-tail:]), ())
 
 
 def settled_by(metric: str, references: Sequence[str]) -> Settled | None:

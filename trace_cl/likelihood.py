@@ -9,15 +9,12 @@ from statistics import mean
 import torch
 from transformers import PreTrainedModel
 
-from trace_cl.data.batches import answer_tokens, collate, shares, within_budget
+from trace_cl.data.batches import AT_ONCE, answer_tokens, collate, shares, within_budget
 from trace_cl.evaluation import Generator
 from trace_cl.strategies.base import Adaptable, Answerer, Example
 from trace_cl.training.loss import LanguageModel
 from trace_cl.training.ranks import Ranks
 from trace_cl.training.room import fitting
-
-AT_ONCE = 2048
-"""Tokens at most of a forward pass that keeps nothing: more would fit, and are no faster; on a CPU they are slower."""
 
 
 def micro_batches(examples: Sequence[Example], tokens_per_batch: int, ranks: Ranks) -> list[list[int]]:

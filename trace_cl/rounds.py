@@ -27,7 +27,7 @@ from trace_cl.analysis.stored import StoredRun
 from trace_cl.data.batches import answer_tokens, global_batches, shares
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.errors import UserError
-from trace_cl.evaluation import Generator, score, settled_by, summarize
+from trace_cl.evaluation import Generator, guessing, score, settled_by, summarize
 from trace_cl.likelihood import Unforeseen, mean_loss, reference_loss, share_written
 from trace_cl.needs import size
 from trace_cl.records.answers import Answers
@@ -372,8 +372,10 @@ class Run:
     def asked_for(self, round: int, task: Task) -> list[Prediction]:
         """A task's answers now, each rank its share of the examples; before any round (0) those of the model alone."""
         mine = shares([len(prompt) for prompt in task.prompts], self.ranks.size)[self.ranks.rank]
+        answerer = self.answerer(task)
         answerer = replace(
-            self.answerer(task),
+            answerer,
+            guess=guessing(task.prompts, [answerer.encode(text) for text in task.references]),
             settled=settled_by(task.metric, task.references),
             kept=self.answers.of(f"{round}/{task.name}"),
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+from trace_cl.continuing import answer
 from trace_cl.data.batches import collate, micro_batches
 from trace_cl.evaluation import Generator
 from trace_cl.likelihood import reference_loss
@@ -79,25 +80,21 @@ def test_a_text_chooses_the_closest_prompts_alone_or_in_a_batch(
     torch.testing.assert_close(learned[0], by_hand, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("guessed", [False, True], ids=["", "guessed"])
 def test_an_answer_is_generated_behind_the_same_prompts(
-    l2p: L2P, model: PreTrainedModel, plain: LlamaForCausalLM
+    l2p: L2P, model: PreTrainedModel, plain: LlamaForCausalLM, guessed: bool
 ) -> None:
-    """Left padding, and then a token at a time; what was learned from just before is forgotten."""
+    """Of prompts of several lengths that begin alike, and then a token at a time or in one pass with the answer; what
+    was learned from just before is forgotten."""
     l2p.loss(LanguageModel(model), collate(l2p.phases(ROUND)[0].examples[:1], total=3))
-    prompts = [example.prompt for example in TASK.train]
-    width = max(map(len, prompts))
-    rows = [[0] * (width - len(p)) + [*l2p.slots, *p] for p in prompts]
-    mask = [[0] * (width - len(p)) + [1] * (len(p) + len(l2p.slots)) for p in prompts]
-    answers = model.generate(  # type: ignore[operator]
-        input_ids=torch.tensor(rows),
-        attention_mask=torch.tensor(mask),
-        max_new_tokens=4,
-        do_sample=False,
-        pad_token_id=0,
-        eos_token_id=None,
-    )[:, len(rows[0]) :].tolist()
-    for prompt, answer in zip(prompts, answers, strict=True):
-        assert logits_by_hand(model, plain, Example(prompt, answer)).argmax(dim=-1).tolist() == answer
+    prompts = [[5, 6, 7, 8, *example.prompt] for example in TASK.train]
+    assert len({tuple(chosen_by_hand(model, plain, prompt)[0]) for prompt in prompts}) > 1
+    asked = [[*l2p.slots, *prompt] for prompt in prompts]
+    answers = answer(model, asked, 4, lambda ids: False)
+    if guessed:
+        assert answer(model, asked, 4, lambda ids: False, answers) == answers
+    for prompt, said in zip(prompts, answers, strict=True):
+        assert logits_by_hand(model, plain, Example(prompt, said)).argmax(dim=-1).tolist() == said
 
 
 def test_the_references_loss_chooses_by_the_prompt_alone(

@@ -1,36 +1,37 @@
 """Rows that leave their batch answer what they would have answered alone, token by token."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 from architectures import ARCHITECTURES, with_weights
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from trace_cl.continuing import Roomy, answer, can_leave
+from trace_cl.continuing import DRAFT, Room, answer, can_leave
+from trace_cl.evaluation import Draws
 
 END, LONGEST = 2, 24
 BEGINNING = [5, 9, 30, 4, 4, 17, 8, 21, 11, 3]
 RESTS = ([7], [3, 12], [29, 3, 6, 8, 14, 15], [4] * 9, [22, 23], [6, 5, 4, 3, 31, 30, 29, 28, 27, 26], [13, 14], [19])
 
 
-def alone(model: Any, prompt: list[int]) -> list[int]:
+def alone(model: Any, prompt: list[int], tokens: int = LONGEST, end: int | None = END) -> list[int]:
     """One argmax at a time, everything read anew for each."""
-    ids = torch.tensor([prompt])
+    said: list[int] = []
     with torch.inference_mode():
-        while ids.shape[1] < len(prompt) + LONGEST and (ids.shape[1] == len(prompt) or ids[0, -1] != END):
-            ids = torch.cat([ids, model(input_ids=ids).logits[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
-    return [int(id) for id in ids[0, len(prompt) :]]
+        while len(said) < tokens and (not said or said[-1] != end):
+            said.append(int(model(input_ids=torch.tensor([prompt + said])).logits[0, -1].argmax()))
+    return said
 
 
-def together(model: Any, prompts: list[list[int]]) -> list[list[int]]:
-    """Without what stands behind the end token."""
-    config = GenerationConfig(max_new_tokens=LONGEST, do_sample=False, eos_token_id=[END], pad_token_id=0)
-    rows = answer(model, prompts, config, None)
-    return [row[: row.index(END) + 1 if END in row else None] for row in rows]
+def ended(ids: list[int]) -> bool:
+    return ids[-1] == END
+
+
+def together(model: Any, prompts: list[list[int]], guesses: Sequence[list[int]] | None = None) -> list[list[int]]:
+    return answer(model, prompts, LONGEST, ended, guesses)
 
 
 @pytest.fixture
@@ -55,36 +56,82 @@ def test_of_every_architecture(architecture: str, shared: list[int]) -> None:
     prompts = [shared + rest for rest in RESTS]
     assert can_leave(model)
     expected = [alone(model, prompt) for prompt in prompts]
-    model.generation_config = GenerationConfig()
     assert together(model, prompts) == expected
+    halves = [row[: len(row) // 2] + [END + 1] * 5 for row in expected]
+    for guesses in (expected, halves, expected[::-1]):
+        assert together(model, prompts, guesses) == expected
 
 
-def test_a_window_shorter_than_the_prompt() -> None:
-    model = with_weights("mistral", sliding_window=6)
+@pytest.mark.parametrize("architecture", ["mistral", "qwen2", "gemma2", "gemma3_text"])
+def test_windows_shorter_than_the_prompt(architecture: str) -> None:
+    """In all layers, in the last ones, in every other one, in five of six."""
+    own: Any = {"use_sliding_window": True, "max_window_layers": 2} if architecture == "qwen2" else {}
+    model = with_weights(architecture, sliding_window=6, num_hidden_layers=6, **own)
     prompts = [BEGINNING + rest for rest in RESTS]
     expected = [alone(model, prompt) for prompt in prompts]
-    model.generation_config = GenerationConfig()
-    assert together(model, prompts) == expected
+    for guesses in (None, expected, expected[::-1]):
+        assert together(model, prompts, guesses) == expected
 
 
-def test_who_has_ended_is_gone_when_half_have(read: list[tuple[int, int]]) -> None:
+def never(ids: list[int]) -> bool:
+    return False
+
+
+def test_who_has_ended_is_gone(read: list[tuple[int, int]]) -> None:
     """Three of four rows end after 1, 2 and 3 tokens, the fourth never; what all share is read once."""
     model = with_weights("llama", eos_token_id=None)
-    model.generation_config = GenerationConfig()
     prompts = [BEGINNING + rest for rest in RESTS[:4]]
-    said = [alone(model, prompt) for prompt in prompts]
-    last = {said[row][length - 1]: length for row, length in ((0, 1), (1, 2), (2, 3))}
+    said = answer(model, prompts, LONGEST, never)
+    ends = [said[0][:1], said[1][:2], said[2][:3], said[3]]
+    assert len(set(map(tuple, ends))) == 4
     read.clear()
-    config = GenerationConfig(max_new_tokens=LONGEST, do_sample=False, pad_token_id=0)
+    assert answer(model, prompts, LONGEST, lambda ids: ids in ends[:3]) == ends
+    assert read[0] == (1, len(BEGINNING))
+    assert [rows for rows, _ in read[1:5]] == [4, 3, 2, 1]
 
-    def settled(ids: list[int]) -> bool:
-        return ids[-1] in last and len(ids) == last[ids[-1]] and ids in (said[0][:1], said[1][:2], said[2][:3])
 
-    rows = answer(model, prompts, config, settled)
-    assert rows[3][: len(said[3])] == said[3]
-    assert [row[:n] for row, n in zip(rows[:3], (1, 2, 3), strict=True)] == [said[0][:1], said[1][:2], said[2][:3]]
-    assert read[:2] == [(1, len(BEGINNING)), (4, 9)]
-    assert [size[0] for size in read[2:]] == [4, 2, *[1] * (LONGEST - 3)]
+def test_an_answer_that_was_guessed_takes_one_pass(read: list[tuple[int, int]]) -> None:
+    model = with_weights("llama")
+    prompts = [[number, *rest] for number, rest in enumerate(RESTS, start=3)]
+    said = together(model, prompts)
+    read.clear()
+    assert together(model, prompts, said) == said
+    assert len(read) == 1
+
+
+def test_what_repeats_itself_takes_ever_fewer_passes(read: list[tuple[int, int]]) -> None:
+    """An answer that says the same few tokens again and again, and then others."""
+    model = with_weights("llama")
+    expected = alone(model, [5, 6, 7], 300, end=None)
+    read.clear()
+    assert answer(model, [[5, 6, 7]], 300, never) == [expected]
+    assert max(columns for _, columns in read) == 1 + DRAFT
+    assert len(read) < 100
+
+
+def test_wrong_guesses_are_read_less_and_less(read: list[tuple[int, int]]) -> None:
+    """What the first group was told wrongly costs the later ones a token each."""
+    model = with_weights("llama", max_position_embeddings=4096)
+    prompts = [[number] * 1500 for number in range(3, 6)]
+    right = together(model, prompts)
+    read.clear()
+    wrong = [[token ^ 1 for token in row] for row in right]
+    assert together(model, prompts, wrong) == right
+    assert [columns for _, columns in read[:3]] == [1500 + LONGEST - 1, 1501, 1501]
+
+
+def test_drawn_tokens_are_the_same_in_any_batch() -> None:
+    """Each row's draws come from its own stream, once a token, whoever leaves."""
+    model = with_weights("llama")
+    prompts = [BEGINNING + rest for rest in RESTS]
+
+    def drawn(numbers: Sequence[int]) -> list[list[int]]:
+        draws = Draws(numbers, 8)
+        return answer(model, [prompts[number] for number in numbers], LONGEST, ended, choose=draws.among)
+
+    every = drawn(range(len(prompts)))
+    assert len({len(row) for row in every}) > 1
+    assert [drawn([number])[0] for number in range(len(prompts))] == every
 
 
 def test_an_adapter_leaves_and_a_prefix_does_not() -> None:
@@ -94,7 +141,6 @@ def test_an_adapter_leaves_and_a_prefix_does_not() -> None:
     assert can_leave(adapted)
     prompts = [BEGINNING + rest for rest in RESTS]
     expected = [alone(adapted, prompt) for prompt in prompts]
-    model.generation_config = GenerationConfig()
     assert together(adapted, prompts) == expected
     prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     prefixed: Any = get_peft_model(with_weights("llama"), prefix)
@@ -114,21 +160,24 @@ def test_a_model_that_keeps_no_keys_answers_in_one_call() -> None:
     assert not can_leave(AutoModelForCausalLM.from_config(config))
 
 
+def test_a_model_that_counts_positions_by_itself_answers_in_one_call() -> None:
+    config = AutoConfig.for_model("bloom", vocab_size=32, hidden_size=16, n_layer=2, n_head=4)
+    assert not can_leave(AutoModelForCausalLM.from_config(config))
+
+
 def test_keys_are_written_where_they_stay() -> None:
-    layer, generator = Roomy(7), torch.Generator().manual_seed(0)
-
-    def some(rows: int, tokens: int) -> tuple[Tensor, Tensor]:
-        return torch.randn(rows, 2, tokens, 3, generator=generator), torch.randn(
-            rows, 2, tokens, 4, generator=generator
-        )
-
-    first, second, third = some(3, 4), some(3, 1), some(2, 2)
-    layer.update(*first)
-    place = layer.room[0].data_ptr()
-    keys, values = layer.update(*second)
-    assert (layer.room[0].data_ptr(), layer.get_seq_length()) == (place, 5)
-    assert torch.equal(keys, torch.cat([first[0], second[0]], dim=-2))
-    assert torch.equal(values, torch.cat([first[1], second[1]], dim=-2))
-    layer.batch_select_indices(torch.tensor([0, 2]))
-    keys, _ = layer.update(*third)
-    assert torch.equal(keys, torch.cat([first[0][[0, 2]], second[0][[0, 2]], third[0]], dim=-2))
+    """Two rows from columns of their own, beside one that is not read; against places written by hand."""
+    layer, generator = Room(3, 9), torch.Generator().manual_seed(0)
+    first, second = (torch.randn(rows, 2, 2, 3, generator=generator) for rows in (1, 2))
+    layer.at = slice(0, 3), torch.tensor([[0, 1]])
+    assert torch.equal(layer.update(first, -first)[0], first)
+    place = layer.kept[0].data_ptr()
+    layer.at = slice(1, 3), torch.tensor([[2, 3], [4, 5]])
+    keys, values = layer.update(second, -second)
+    expected = torch.zeros(2, 2, 6, 3)
+    expected[:, :, :2] = first
+    expected[0, :, 2:4], expected[1, :, 4:] = second
+    assert torch.equal(keys, expected)
+    assert torch.equal(values, -expected)
+    assert layer.kept[0].data_ptr() == place
+    assert torch.equal(layer.kept[0][0, :, :2], first[0])

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from trace_cl.data.batches import Encoder
 from trace_cl.errors import UserError
-from trace_cl.evaluation import Draws, generate, sample, score, summarize
+from trace_cl.evaluation import Draws, generate, guessing, sample, score, summarize
 from trace_cl.metrics import METRICS, macro_f1, sari
 from trace_cl.records.files import read_matrix
 from trace_cl.records.predictions import read_predictions
@@ -93,6 +93,26 @@ def test_equal_prompts_are_answered_once_each_at_its_place(greedy: list[str]) ->
     answers = generate(model, TOKENIZER, [IDS[place] for place in places], 12, 4096)
     assert answers == [greedy[place] for place in places]
     assert max(rows) == 3
+
+
+def test_a_guess_is_found_whatever_stands_before_the_prompt(greedy: list[str]) -> None:
+    """With it an answer takes one pass, even of a prompt that a strategy put something before; a wrong one none more
+    than no guess."""
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
+    passes: list[int] = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: passes.append(inputs[0].shape[1]))
+    before = [IDS[0][0], 40, 41]
+    asked = [[*before, *prompt[1:]] for prompt in IDS]
+    answers = generate(model, TOKENIZER, asked, 12, 4096)
+    assert answers != greedy
+    without, said = len(passes), [TOKENIZER(answer, add_special_tokens=False).input_ids for answer in answers]
+    assert [TOKENIZER.decode(ids) for ids in said] == answers
+    passes.clear()
+    assert generate(model, TOKENIZER, asked, 12, 4096, guess=guessing(IDS, said)) == answers
+    assert len(passes) == 1 < without
+    passes.clear()
+    assert generate(model, TOKENIZER, asked, 12, 4096, guess=guessing(IDS, said[::-1])) == answers
+    assert 1 < len(passes) <= without
 
 
 HOSTILE = {

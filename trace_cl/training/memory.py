@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from trace_cl.data.batches import answer_tokens, within_budget
+from trace_cl.continuing import DRAFT
+from trace_cl.data.batches import AT_ONCE, answer_tokens, within_budget
 from trace_cl.strategies.base import Batch, Bytes, Example, bytes_of, shape_of
 from trace_cl.strategies.layers import decoder_layers
 from trace_cl.training.engine import checkpoint_gradients, trainable
@@ -189,14 +190,15 @@ def answering(model: PreTrainedModel, dtype: torch.dtype, batch: tuple[int, int,
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * heads * width * answered(batch) * dtype.itemsize
-    rows, length, _ = batch
+    rows, length, longest = batch
+    cache = 2 * config.num_hidden_layers * heads * width * rows * (length + longest + DRAFT) * dtype.itemsize
+    together = max(1, min(rows, AT_ONCE // length))
     with without_values(model, dtype, dtype) as model, torch.no_grad():
-        ids = torch.zeros(rows, length, dtype=torch.long)
+        ids = torch.zeros(together, length, dtype=torch.long)
         with Alive(model) as alive:
             model.get_decoder()(input_ids=ids, use_cache=False)
-    # Rows of different lengths need a mask besides: of truth values, and of numbers for the kernel that adds it.
-    return alive.most + rows * length**2 * (1 + dtype.itemsize), cache
+    # A beginning that was read before needs a mask besides: of truth values, and of numbers that attention adds.
+    return alive.most + together * length**2 * (1 + dtype.itemsize), cache
 
 
 def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micro_batch: tuple[int, int, int]) -> int:
