@@ -7,7 +7,8 @@ fine-tuning takes less what frozen matrices do not need: the product that makes 
 on them, each measured alone in the same run. Everything else stays: their forward product, the one that hands the
 gradient on to what lies before them, and all that is no matrix.
 
-Memory is the most that lives at once, by the allocator's own account, beside what the plan counts.
+Memory is the most that lives at once, by the allocator's own account, beside what the plan counts; in a step of several
+micro-batches, as the steps of a run have, so that gradients stand there while the next one is computed.
 """
 
 import argparse
@@ -140,7 +141,8 @@ def main() -> None:
     examples = [example for task in tasks for example in task.train[: given.examples]]
     budget = config.training.tokens_per_batch
     batches = micro_batches(examples, budget)
-    shape = (len(batches[0]), max(map(len, batches[0])) - 1, sum(len(e.answer) for e in batches[0]))
+    twice, tokens = [*examples, *examples], len(batches[0]) * max(map(len, batches[0]))
+    shape = max((len(b), max(map(len, b)) - 1, sum(len(e.answer) for e in b)) for b in micro_batches(twice, tokens))
     frozen = halves(model)
     took: list[list[float]] = [[] for _ in frozen]
     for turn in range(1 + given.turns):
@@ -153,9 +155,9 @@ def main() -> None:
     lines = []
     published = read_json(PUBLISHED / "table10.json")
     for share, runtime, half, each in zip(*published.values(), frozen, took, strict=True):
-        learner = start(model, half, budget)
-        take_step(learner, examples)
-        lived = peak(learner, partial(take_step, learner, examples))
+        learner = start(model, half, tokens)
+        take_step(learner, twice)
+        lived = peak(learner, partial(take_step, learner, twice))
         layout = Layout()
         planned = Memory.of(model.parameters(), dtype, layout, activations=activations(model, dtype, layout, shape))
         learner.close()

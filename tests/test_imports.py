@@ -17,6 +17,7 @@ FLOORS = (
     ("training",),
     ("decoding",),
     ("continuing",),
+    ("together",),
     ("evaluation", "plan", "analysis"),
     ("likelihood", "needs"),
     ("dry_run",),

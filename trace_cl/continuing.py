@@ -21,15 +21,12 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from trace_cl.data.batches import AT_ONCE, fewest_tokens
+from trace_cl.data.batches import AT_ONCE, DRAFT, fewest_tokens
 from trace_cl.strategies.base import Batch, Example, Observer
 from trace_cl.training.loss import handing_on
 
 SHARED = 8
 """Tokens of a beginning that are worth a call of their own."""
-
-DRAFT = 16
-"""Tokens at most of a draft that was looked up."""
 
 FEW = 8
 """Of so many rows one alone gets no longer draft than the others: all are as wide as the widest."""

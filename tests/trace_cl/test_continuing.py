@@ -9,7 +9,8 @@ from architectures import ARCHITECTURES, with_weights
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from trace_cl.continuing import DRAFT, Room, answer, can_leave
+from trace_cl.continuing import Room, answer, can_leave
+from trace_cl.data.batches import DRAFT
 from trace_cl.evaluation import Draws
 
 END, LONGEST = 2, 24

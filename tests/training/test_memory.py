@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from trace_cl import continuing
-from trace_cl.continuing import DRAFT
+from trace_cl.data.batches import DRAFT
 from trace_cl.strategies.base import Batch, Bytes, Example
 from trace_cl.strategies.hft import freeze, select
 from trace_cl.strategies.selection import Selection

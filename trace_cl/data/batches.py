@@ -64,6 +64,9 @@ def within_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
 AT_ONCE = 2048
 """Tokens at most of a forward pass that keeps nothing: more would fit, and are no faster; on a CPU they are slower."""
 
+DRAFT = 16
+"""Tokens at most that are read on trial behind a text that is being answered."""
+
 PASS = 512
 """What one more pass through the model costs, in tokens, roughly: kernels are started, gradients added up."""
 

@@ -22,8 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from trace_cl.continuing import DRAFT
-from trace_cl.data.batches import AT_ONCE, answer_tokens, within_budget
+from trace_cl.data.batches import AT_ONCE, DRAFT, answer_tokens, within_budget
 from trace_cl.strategies.base import Batch, Bytes, Example, bytes_of, shape_of
 from trace_cl.strategies.layers import decoder_layers
 from trace_cl.training.engine import checkpoint_gradients, trainable
