@@ -333,6 +333,10 @@ class Strategy:
     begins_anew: bool = False
     """Whether every round begins with the model as the run began with it, and not as the round before left it."""
 
+    leaves_model: bool = False
+    """Whether the model stays as the run began with it, and reads a text that nothing of the strategy's stands in as it
+    did then: what is measured of it on such texts is measured once."""
+
     trains: bool = True
     """Whether it ever learns anything."""
 

@@ -93,6 +93,7 @@ class L2P(Strategy):
 
     name = "l2p"
     changes_architecture = True
+    leaves_model = True
     terms = ("pull",)
 
     def __post_init__(self) -> None:

@@ -44,6 +44,7 @@ class LFPT5(Strategy):
     name = "lfpt5"
     uses = frozenset({"gradients", "snapshot"})
     changes_architecture = True
+    leaves_model = True
     terms = ("generation", "replay", "distillation")
 
     def __post_init__(self) -> None:

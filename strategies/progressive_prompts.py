@@ -27,6 +27,7 @@ class ProgressivePrompts(Strategy):
     name = "progressive_prompts"
     needs_task_id = True
     changes_architecture = True
+    leaves_model = True
 
     def __post_init__(self) -> None:
         """Raise ValueError naming the key."""

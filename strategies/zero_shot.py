@@ -10,6 +10,7 @@ class ZeroShot(Strategy):
     """No round trains anything: every row of the matrix is the base model's scores."""
 
     name = "zero_shot"
+    leaves_model = True
     trains = False
 
     def phases(self, round: Round) -> list[Phase]:

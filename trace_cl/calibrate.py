@@ -105,7 +105,7 @@ def calibrate(run: Run) -> Calibration:
     began = perf_counter()
     small.general()
     general = perf_counter() - began
-    for taken in rounds:
+    for taken in rounds[: not settings.zero_shot] if run.strategy.leaves_model else rounds:
         taken["scoring"] += general
     zero_shot = sum(untrained.values()) + general if settings.zero_shot else 0.0
     return Calibration(rounds, zero_shot, disk(small, sum(bool(run.strategy.phases(round)) for round in run.rounds)))

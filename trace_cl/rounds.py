@@ -333,7 +333,8 @@ class Run:
             if task in seen:
                 losses |= self.reference_loss(round, task, unchanged=task.name in given)
             self.progress.evaluated(round, task.name)
-        measured = {**({"reference_loss": losses} if losses else {}), **self.general()}
+        known = self.known() if self.strategy.leaves_model else {}
+        measured = {**({"reference_loss": losses} if losses else {}), **(known or self.general())}
         return {"scores": scores, **measured, "evaluation_seconds": to_ms(perf_counter() - began)}
 
     def reference_loss(self, round: int, task: Task, unchanged: bool) -> dict[str, float | None]:
@@ -355,6 +356,11 @@ class Run:
             return {task.name: reference_loss(ask, task.prompts, task.references, self.answerer(task))}
         except Unforeseen:
             return {}
+
+    def known(self) -> dict[str, Any]:
+        """What `general` gave when it was last asked; nothing where it was not."""
+        before = self.standing.rounds[-1] if self.standing.rounds else self.standing.base or {}
+        return {name: before[name] for name in ("general_loss", "abilities") if name in before}
 
     def general(self) -> dict[str, Any]:
         """What is measured of the model as it is now besides its tasks: the loss on general text (None where that is no

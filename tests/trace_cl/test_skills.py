@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from transformers import AutoModelForCausalLM
 from trace_cl.analysis.abilities import delta, table
 from trace_cl.data.batches import Encoder
 from trace_cl.data.benchmark import load_data, prepare
-from trace_cl.data.embedded import abilities, generate
+from trace_cl.data.embedded import abilities, general, generate
 from trace_cl.likelihood import written
 from trace_cl.metrics import general_ability_delta, overall_ability
+from trace_cl.rounds import Run as Rounds
 from trace_cl.strategies.base import Example
 from trace_cl.tiny import CHECKPOINT
 from trace_cl.tiny.material import documents, text
@@ -25,6 +27,7 @@ from trace_cl.training.ranks import Ranks
 Run = Callable[..., Path]
 
 ABILITIES = "benchmark.abilities=trace_cl.data.embedded.abilities.generate"
+GENERAL = "benchmark.general=trace_cl.data.embedded.general.generate"
 
 
 def exercises(ability: str, count: int) -> list[Example]:
@@ -71,6 +74,33 @@ def test_a_run_records_them_and_is_otherwise_what_it_was(
     assert list(records[3]) == list(abilities.generate())
     assert "| ability \\ round | base model | 1 | 2 | 3 |" in (folder / "report.md").read_text()
     assert "abilit" not in (without / "summary.json").read_text() + (without / "report.md").read_text()
+
+
+@pytest.mark.parametrize("method", ["icl", "l2p", "lfpt5", "progressive_prompts", "zero_shot"])
+def test_a_model_that_stays_as_it_was_is_measured_once(
+    method: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With to the byte what it gives when it is measured after every round."""
+    monkeypatch.setattr(general, "_COUNT", 5)
+    settings = (GENERAL, f"strategy={method}", "training.learning_rate=0.3")
+    asked: list[int] = []
+    measure = Rounds.general
+
+    def noting(self: Rounds) -> dict[str, Any]:
+        asked.append(self.trained)
+        return measure(self)
+
+    monkeypatch.setattr(Rounds, "general", noting)
+    folder = run(*settings)
+    run(*settings, "evaluation.zero_shot=false", f"runs_dir={tmp_path / 'later'}")
+    assert asked == [0, 1]
+    monkeypatch.setattr(Rounds, "known", lambda _: {})
+    anew = run(*settings, f"runs_dir={tmp_path / 'anew'}")
+    losses = [
+        [json.loads((each / "rounds" / f"round{t}.json").read_text())["general_loss"] for t in range(4)]
+        for each in (folder, anew)
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_the_figures_by_hand() -> None:
