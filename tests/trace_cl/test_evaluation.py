@@ -95,6 +95,25 @@ def test_equal_prompts_are_answered_once_each_at_its_place(greedy: list[str]) ->
     assert max(rows) == 3
 
 
+@pytest.mark.parametrize("guessed", [False, True], ids=["", "guessed"])
+def test_an_answer_ends_with_the_token_that_settles_it(guessed: bool, greedy: list[str]) -> None:
+    """Beside others that go on; also where it was foreseen whole."""
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float64).eval()
+    whole = [TOKENIZER(answer, add_special_tokens=False).input_ids for answer in greedy]
+    assert [TOKENIZER.decode(ids) for ids in whole] == greedy
+
+    def settled(text: str) -> bool:
+        return len(text) >= 5 and text[0] != greedy[1][0]
+
+    expected = []
+    for ids in whole:
+        texts = [TOKENIZER.decode(ids[: n + 1]) for n in range(len(ids))]
+        expected.append(next((text for text in texts if settled(text.rstrip("\ufffd"))), texts[-1]))
+    assert 0 < sum(text != answer for text, answer in zip(expected, greedy, strict=True)) < len(greedy)
+    guess = guessing(IDS, whole) if guessed else None
+    assert generate(model, TOKENIZER, IDS, 12, 4096, settled=settled, guess=guess) == expected
+
+
 def test_a_guess_is_found_whatever_stands_before_the_prompt(greedy: list[str]) -> None:
     """With it an answer takes one pass, even of a prompt that a strategy put something before; a wrong one none more
     than no guess."""

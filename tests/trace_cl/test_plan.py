@@ -14,6 +14,7 @@ from transformers import AutoConfig
 
 from trace_cl.build import build_strategy
 from trace_cl.config import as_dict
+from trace_cl.data.batches import DRAFT
 from trace_cl.data.benchmark import Benchmark, Task
 from trace_cl.dry_run import render
 from trace_cl.errors import UserError
@@ -221,7 +222,7 @@ def test_what_is_named_makes_room(monkeypatch: pytest.MonkeyPatch, free: float) 
 def test_answering_alone_may_be_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     """LoRA trains in little; 131 rows of 250 tokens are answered at once."""
     _, memory = needs_of("strategy=lora_seqft").hardest(Layout(), FreeMemory(1, 1))
-    assert memory.scoring_cache == 2 * 12 * 2048 * 2 * 131 * 250
+    assert memory.scoring_cache == 2 * 12 * 2048 * 2 * 131 * (250 + DRAFT)
     refused = settled(monkeypatch, 6, "strategy=lora_seqft")
     assert "scoring cache" in refused
     assert refused.endswith("set evaluation.tokens_per_batch=16384")

@@ -15,8 +15,9 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from support import TASKS, Killed, compose, everything, killed_at
-from transformers import GenerationMixin, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from trace_cl import continuing
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
 from trace_cl.records.answers import Answers
@@ -406,15 +407,15 @@ def test_memory_that_gives_out_while_answering_is_a_sentence_and_keeps_the_answe
     configure: Configure, tmp_path: Path, reference: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure(tmp_path, "evaluation.tokens_per_batch=40")
-    generate, calls = GenerationMixin.generate, iter(range(1, 1000))
+    answer, calls = continuing.answer, iter(range(1, 1000))
 
-    def too_large(self: Any, *arguments: Any, **settings: Any) -> Any:
+    def too_large(*arguments: Any) -> Any:
         if next(calls) == 7:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return generate(self, *arguments, **settings)
+        return answer(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GenerationMixin, "generate", too_large)
+        patch.setattr("trace_cl.evaluation.answer", too_large)
         with pytest.raises(
             UserError, match=r"out of memory while \d prompts .* set evaluation\.tokens_per_batch lower"
         ):

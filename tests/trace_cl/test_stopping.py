@@ -26,7 +26,8 @@ def ids_of(text: str) -> list[int]:
 
 
 class Scripted(LlamaForCausalLM):
-    """Answers a prompt that ends with id n with the n-th of its scripts, and then without end with blanks."""
+    """Answers a prompt that ends with id n with the n-th of its scripts, and then without end with blanks; as a model
+    whose rows do not leave, for it does not read what it says."""
 
     def __init__(self, scripts: Sequence[Sequence[int]]) -> None:
         super().__init__(
@@ -38,22 +39,18 @@ class Scripted(LlamaForCausalLM):
                 num_attention_heads=1,
             )
         )
+        self.config.alibi = True
         self.scripts = scripts
         self.steps = 0
         self.training = False
 
-    def generate(  # type: ignore[override]
-        self, input_ids: torch.Tensor, past_key_values: Any = None, **kwargs: Any
-    ) -> Any:
-        """Of prompts, or of those of them that go on."""
-        if past_key_values is None or not past_key_values.get_seq_length():
-            self.width, self.said = input_ids.shape[1], 0
-        self.rows = input_ids[:, self.width - 1].tolist()
+    def generate(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:  # type: ignore[override]
+        self.rows, self.said = input_ids[:, -1].tolist(), 0
         inner: Any = super().generate  # type: ignore[misc]
-        return inner(input_ids=input_ids, past_key_values=past_key_values, **kwargs)
+        return inner(input_ids=input_ids, **kwargs)
 
-    def forward(self, input_ids: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> Any:
-        output = super().forward(input_ids=input_ids, past_key_values=past_key_values, **kwargs)
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        output = super().forward(input_ids=input_ids, **kwargs)
         output.logits = torch.zeros(len(input_ids), 1, len(TOKENIZER))
         for row, script in enumerate(self.scripts[number] for number in self.rows):
             output.logits[row, 0, script[self.said] if self.said < len(script) else BLANK] = 1
