@@ -13,7 +13,7 @@ never what it is.
 
 from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
-from itertools import chain, pairwise, takewhile
+from itertools import chain, islice, pairwise, takewhile
 from typing import Any
 
 import torch
@@ -91,8 +91,9 @@ def _go_on(reader: "Reader", every: Sequence["Row"], among: slice, done: Done, c
     rows = every[among]
     logits = reader.read(rows, among)
     chosen = choose(logits, [row.number for row in rows]) if choose else logits.argmax(dim=-1)
-    for row, tokens in zip(rows, chosen.split([1 + len(row.draft) for row in rows]), strict=True):
-        row.take(tokens.tolist(), done, drafts=choose is None)
+    tokens = iter(chosen.tolist())
+    for row in rows:
+        row.take([*islice(tokens, 1 + len(row.draft))], done, drafts=choose is None)
 
 
 class Row:
@@ -220,12 +221,12 @@ class Reader:
     def _seen(self, places: Tensor, columns: int) -> Any:
         """What each token of the rows sees (R × 1 × L × columns), to be added to attention's scores: the columns up to
         its own, or as many of them as a window shows; where layers differ in this, by their kind."""
-        behind = (places[..., None] - torch.arange(columns))[:, None]
         dtype, device = self.model.dtype, self.model.device
+        behind = (places.to(device)[..., None] - torch.arange(columns, device=device))[:, None]
 
         def within(window: int | None) -> Tensor:
             unseen = (behind < 0) if window is None else (behind < 0) | (behind >= window)
-            return torch.zeros(unseen.shape, dtype=dtype).masked_fill(unseen, torch.finfo(dtype).min).to(device)
+            return torch.zeros_like(unseen, dtype=dtype).masked_fill_(unseen, torch.finfo(dtype).min)
 
         if len(self.windows) == 1:
             return within(*self.windows)

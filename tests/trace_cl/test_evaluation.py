@@ -107,7 +107,7 @@ def test_an_answer_ends_with_the_token_that_settles_it(guessed: bool, greedy: li
 
     expected = []
     for ids in whole:
-        texts = [TOKENIZER.decode(ids[: n + 1]) for n in range(len(ids))]
+        texts = [str(TOKENIZER.decode(ids[: n + 1])) for n in range(len(ids))]
         expected.append(next((text for text in texts if settled(text.rstrip("\ufffd"))), texts[-1]))
     assert 0 < sum(text != answer for text, answer in zip(expected, greedy, strict=True)) < len(greedy)
     guess = guessing(IDS, whole) if guessed else None
