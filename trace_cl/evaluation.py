@@ -194,7 +194,7 @@ def sample(
     rows: list[list[int]] = [[] for _ in prompts]
     groups = within_budget([len(prompt) + tokens for prompt in prompts], tokens_per_batch)
     for group in [*groups, *[[]] * _missing(len(groups), in_step_with)]:
-        draws = Draws([seeds[index] for index in group], top_k)
+        draws = Draws([seeds[index] for index in group], top_k) if top_k > 1 else None
         asked = [prompts[index] for index in group]
         drawn = _continue(model, tokenizer, asked, tokens, lambda ids: ids[-1] in ends, in_step_with, draws=draws)
         for index, row in zip(group, drawn, strict=True):
