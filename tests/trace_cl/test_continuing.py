@@ -74,6 +74,18 @@ def test_windows_shorter_than_the_prompt(architecture: str) -> None:
         assert together(model, prompts, guesses) == expected
 
 
+def test_no_position_is_beyond_those_that_a_model_has_learned() -> None:
+    """Rows that a wider one fills up, and drafts beside longer ones, to the last position there is."""
+    longest = max(map(len, RESTS)) + LONGEST
+    model = with_weights("opt", max_position_embeddings=longest)
+    prompts = [list(rest) for rest in RESTS]
+    expected = [alone(model, prompt, longest - len(prompt), end=None) for prompt in prompts]
+    said = answer(model, prompts, LONGEST, never, [row[:LONGEST] for row in expected])
+    assert said == [row[:LONGEST] for row in expected]
+    wrong = [row[:number] + [END] for number, row in enumerate(expected)]
+    assert answer(model, prompts, LONGEST, never, wrong) == said
+
+
 def never(ids: list[int]) -> bool:
     return False
 
