@@ -14,6 +14,7 @@ from trace_cl.data.batches import DRAFT
 from trace_cl.evaluation import Draws
 
 END, LONGEST = 2, 24
+HEADS = {"num_hidden_layers": 2, "num_attention_heads": 4}
 BEGINNING = [5, 9, 30, 4, 4, 17, 8, 21, 11, 3]
 RESTS = ([7], [3, 12], [29, 3, 6, 8, 14, 15], [4] * 9, [22, 23], [6, 5, 4, 3, 31, 30, 29, 28, 27, 26], [13, 14], [19])
 
@@ -174,9 +175,12 @@ def test_a_model_that_keeps_no_keys_answers_in_one_call() -> None:
     assert not can_leave(AutoModelForCausalLM.from_config(config))
 
 
-def test_a_model_that_counts_positions_by_itself_answers_in_one_call() -> None:
-    config = AutoConfig.for_model("bloom", vocab_size=32, hidden_size=16, n_layer=2, n_head=4)
-    assert not can_leave(AutoModelForCausalLM.from_config(config))
+@pytest.mark.parametrize("config", [("bloom", {"n_layer": 2, "n_head": 4}), ("falcon", {"alibi": True, **HEADS})])
+def test_a_model_that_counts_positions_by_itself_answers_in_one_call(config: tuple[str, dict[str, Any]]) -> None:
+    name, sizes = config
+    assert not can_leave(
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(name, vocab_size=32, hidden_size=16, **sizes))
+    )
 
 
 def test_keys_are_written_where_they_stay() -> None:
