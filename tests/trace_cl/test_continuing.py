@@ -83,7 +83,7 @@ def test_no_position_is_beyond_those_that_a_model_has_learned() -> None:
     expected = [alone(model, prompt, longest - len(prompt), end=None) for prompt in prompts]
     said = answer(model, prompts, LONGEST, never, [row[:LONGEST] for row in expected])
     assert said == [row[:LONGEST] for row in expected]
-    wrong = [row[:number] + [END] for number, row in enumerate(expected)]
+    wrong = [[*row[:number], END] for number, row in enumerate(expected)]
     assert answer(model, prompts, LONGEST, never, wrong) == said
 
 
