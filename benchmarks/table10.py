@@ -142,7 +142,8 @@ def main() -> None:
     budget = config.training.tokens_per_batch
     batches = micro_batches(examples, budget)
     twice, tokens = [*examples, *examples], len(batches[0]) * max(map(len, batches[0]))
-    shape = max((len(b), max(map(len, b)) - 1, sum(len(e.answer) for e in b)) for b in micro_batches(twice, tokens))
+    largest = max(micro_batches(twice, tokens), key=lambda batch: len(batch) * max(map(len, batch)))
+    shape = (len(largest), max(map(len, largest)) - 1, sum(len(example.answer) for example in largest))
     frozen = halves(model)
     took: list[list[float]] = [[] for _ in frozen]
     for turn in range(1 + given.turns):
