@@ -14,15 +14,15 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from trace_cl import metrics
 from trace_cl.config import look_up_metric
-from trace_cl.continuing import Done, answer, can_leave
 from trace_cl.data.batches import shares, within_budget
 from trace_cl.decoding import Decoder
 from trace_cl.errors import UserError
+from trace_cl.lockstep import together
 from trace_cl.metrics import VARIANTS, Settled, score_answers, score_corpus
 from trace_cl.records.predictions import Prediction
+from trace_cl.speculative import Done, answer, can_leave
 from trace_cl.strategies.base import Example
 from trace_cl.strategies.streams import stream
-from trace_cl.together import together
 from trace_cl.training.adaptation import Adaptation
 from trace_cl.training.model import is_spread
 from trace_cl.training.ranks import Ranks

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from trace_cl.continuing import answer
 from trace_cl.data.batches import collate, micro_batches
 from trace_cl.evaluation import Generator
 from trace_cl.likelihood import reference_loss
+from trace_cl.speculative import answer
 from trace_cl.strategies.base import Example, Round
 from trace_cl.strategies.l2p import L2P
 from trace_cl.training.engine import Optimization

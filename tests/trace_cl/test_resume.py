@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from support import TASKS, Killed, compose, everything, killed_at
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from trace_cl import continuing
+from trace_cl import speculative
 from trace_cl.errors import UserError
 from trace_cl.identity import run_folder
 from trace_cl.records.answers import Answers
@@ -407,7 +407,7 @@ def test_memory_that_gives_out_while_answering_is_a_sentence_and_keeps_the_answe
     configure: Configure, tmp_path: Path, reference: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure(tmp_path, "evaluation.tokens_per_batch=40")
-    answer, calls = continuing.answer, iter(range(1, 1000))
+    answer, calls = speculative.answer, iter(range(1, 1000))
 
     def too_large(*arguments: Any) -> Any:
         if next(calls) == 7:

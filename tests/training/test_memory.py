@@ -12,7 +12,7 @@ from ranks import live_bytes_of_a_step_of_each_stage, model_of, on_two_ranks
 from torch import nn
 from transformers import AutoConfig
 
-from trace_cl import continuing
+from trace_cl import speculative
 from trace_cl.data.batches import DRAFT
 from trace_cl.strategies.base import Batch, Bytes, Example
 from trace_cl.strategies.hft import freeze, select
@@ -159,5 +159,5 @@ def test_a_batch_of_prompts_takes_what_was_planned(dtype: torch.dtype, lengths: 
     model, (answer, longest), rows = model_of(**SIZES).eval(), lengths, 8
     model.to(dtype)
     prompts = [[row + 1] * (longest - row) for row in range(rows)]
-    real = most_allocated(lambda: continuing.answer(model, prompts, answer, lambda ids: ids[-1] == 0))
+    real = most_allocated(lambda: speculative.answer(model, prompts, answer, lambda ids: ids[-1] == 0))
     assert sum(answering(model, dtype, (rows, longest, answer))) == pytest.approx(real, rel=0.1)

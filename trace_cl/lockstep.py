@@ -16,7 +16,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from trace_cl.continuing import Done
+from trace_cl.speculative import Done
 
 
 def together(

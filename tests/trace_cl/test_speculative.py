@@ -9,9 +9,9 @@ from architectures import ARCHITECTURES, with_weights
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from trace_cl.continuing import Room, answer, can_leave
 from trace_cl.data.batches import DRAFT
 from trace_cl.evaluation import Draws
+from trace_cl.speculative import Room, answer, can_leave
 
 END, LONGEST = 2, 24
 HEADS = {"num_hidden_layers": 2, "num_attention_heads": 4}

@@ -66,9 +66,8 @@ def answer(
     or those that `choose` says, which has each of a row's logits once and in their order."""
     guesses = guesses or [()] * len(prompts)
     rows = [Row(number, *both, tokens) for number, both in enumerate(zip(prompts, guesses, strict=True))]
-    rows.sort(key=lambda row: -len(row.next))
-    said = {row.number: row.said for row in rows}
-    reader = Reader(model, len(rows), max(row.last for row in rows) + DRAFT)
+    every = rows = sorted(rows, key=lambda row: -len(row.next))
+    reader = Reader(model, len(rows), max(row.longest for row in rows) + DRAFT)
     with torch.no_grad():
         reader.read_beginning(rows)
         foreseen = tokens
@@ -83,7 +82,7 @@ def answer(
             for row in rows:
                 row.draft = row.draft[:longest]
             _go_on(reader, rows, slice(0, len(rows)), done, choose)
-    return [said[number] for number in range(len(prompts))]
+    return [row.said for row in sorted(every, key=lambda row: row.number)]
 
 
 def _go_on(reader: "Reader", every: Sequence["Row"], among: slice, done: Done, choose: Choose | None) -> None:
@@ -97,17 +96,24 @@ def _go_on(reader: "Reader", every: Sequence["Row"], among: slice, done: Done, c
 
 
 class Row:
-    """A prompt and what is `said` to it, of which the model has read `read` tokens; next it reads the others and a
-    draft of what it may say then."""
+    """A prompt and what is `said` to it, together `ids`, of which the model has read `read`; next it reads the others
+    and a draft of what it may say then. `text` has, before them, the guess: a draft is looked up in both."""
 
     def __init__(self, number: int, prompt: Sequence[int], guess: Sequence[int], tokens: int) -> None:
-        self.number, self.ids, self.said = number, list(prompt), list[int]()
-        self.last = len(prompt) + tokens
+        self.number, self.text = number, [*guess, *prompt]
+        self.begins, self.asked, self.longest = len(guess), len(prompt), len(prompt) + tokens
         self.read, self.right, self.ended = 0, 0, False
         self.draft = list(guess[: tokens - 1])
-        self.text = [*guess, *prompt]
         pairs: Iterable[tuple[int, ...]] = pairwise(self.text[:-1])
         self.follows = {pair: place for place, pair in enumerate(pairs, start=2)}
+
+    @property
+    def ids(self) -> list[int]:
+        return self.text[self.begins :]
+
+    @property
+    def said(self) -> list[int]:
+        return self.ids[self.asked :]
 
     @property
     def next(self) -> list[int]:
@@ -120,9 +126,8 @@ class Row:
         self.right = 0
         for token, drafted in zip(tokens, [*self.draft, None], strict=True):
             self.follows[tuple(self.text[-2:])] = len(self.text)
-            for ids in (self.ids, self.said, self.text):
-                ids.append(token)
-            self.ended = len(self.ids) == self.last or done(self.said)
+            self.text.append(token)
+            self.ended = len(self.ids) == self.longest or done(self.said)
             if self.ended or token != drafted:
                 break
             self.right += 1
@@ -135,7 +140,7 @@ class Row:
         if place is None:
             return []
         text = list(self.text)
-        for further in range(min(tokens, self.last - len(self.ids) - 1)):
+        for further in range(min(tokens, self.longest - len(self.ids) - 1)):
             text.append(text[place + further])
         return text[len(self.text) :]
 
