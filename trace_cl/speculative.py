@@ -12,6 +12,7 @@ never what it is.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from itertools import chain, islice, pairwise, takewhile
 from typing import Any
@@ -154,7 +155,8 @@ class Reader:
         self.observers = [module for module in model.modules() if isinstance(module, Observer)]
         self.cache = DynamicCache(config=model.config)
         self.windows = {getattr(layer, "sliding_window", None) for layer in self.cache.layers}
-        self.layers = [Room(rows, columns) for _ in self.cache.layers]
+        self.place = Place(slice(0, rows), torch.zeros(rows, 1, dtype=torch.long))
+        self.layers = [Room(rows, columns, self.place) for _ in self.cache.layers]
         self.cache.layers = list(self.layers)
 
     def read_beginning(self, rows: Sequence[Row]) -> None:
@@ -164,7 +166,7 @@ class Reader:
         same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
         shared = min(sum(1 for _ in same), min(len(row.ids) for row in rows) - 1)
         if len(rows) > 1 and shared >= SHARED and not self.observers:
-            self._write_at(slice(0, len(rows)), torch.arange(shared)[None])
+            self.place.rows, self.place.columns = slice(0, len(rows)), torch.arange(shared)[None]
             ids = torch.tensor([rows[0].ids[:shared]], device=self.model.device)
             self.model.get_decoder()(input_ids=ids, past_key_values=self.cache, use_cache=True)
             for row in rows:
@@ -181,7 +183,7 @@ class Reader:
         first = torch.tensor([[row.read] for row in rows])
         ends = torch.tensor([[row.read + len(text) - 1] for row, text in zip(rows, texts, strict=True)])
         columns = first + torch.arange(width)
-        self._write_at(among, columns)
+        self.place.rows, self.place.columns = among, columns
         # What fills a row up stands where its last token does, so that it sees something, and no further than there is.
         places = columns.minimum(ends)
         wanted = [
@@ -219,10 +221,6 @@ class Reader:
         places = dict(zip(left, moved, strict=True))
         return [rows[places.get(place, place)] for place in range(len(stay))]
 
-    def _write_at(self, rows: slice, columns: Tensor) -> None:
-        for layer in self.layers:
-            layer.at = rows, columns
-
     def _seen(self, places: Tensor, columns: int) -> Any:
         """What each token of the rows sees (R × 1 × L × columns), to be added to attention's scores: the columns up to
         its own, or as many of them as a window shows; where layers differ in this, by their kind."""
@@ -238,14 +236,21 @@ class Reader:
         return {"full_attention" if window is None else "sliding_attention": within(window) for window in self.windows}
 
 
-class Room(DynamicLayer):
-    """Keys and values of a layer (rows × heads × columns × size). What comes next is written `at` these rows, each from
-    the first of its columns (R × L); one row, where there are more, for all of them."""
+@dataclass
+class Place:
+    """Where all layers write what comes next: these rows, each from the first of its columns (R × L)."""
 
-    def __init__(self, rows: int, columns: int) -> None:
+    rows: slice
+    columns: Tensor
+
+
+class Room(DynamicLayer):
+    """Keys and values of a layer (rows × heads × columns × size). What comes next is written at its `place`; one row,
+    where there are more, for all of them."""
+
+    def __init__(self, rows: int, columns: int, place: Place) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.size = rows, columns
-        self.at = slice(0), torch.empty(0, 0, dtype=torch.long)
+        self.size, self.place = (rows, columns), place
         self.kept: list[Tensor] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -256,8 +261,8 @@ class Room(DynamicLayer):
         return keys, values
 
     def _write(self, kept: Tensor, new: Tensor) -> Tensor:
-        at, columns = self.at
-        rows, end = kept[at], int(columns.max()) + 1
+        columns = self.place.columns
+        rows, end = kept[self.place.rows], int(columns.max()) + 1
         if (columns == columns[0]).all():
             rows[:, :, end - columns.shape[1] : end] = new
         else:
@@ -266,4 +271,4 @@ class Room(DynamicLayer):
         return rows[: len(new), :, :end]
 
     def get_seq_length(self) -> int:
-        return int(self.at[1].min()) if self.at[1].numel() else 0
+        return int(self.place.columns.min())

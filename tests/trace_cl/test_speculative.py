@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from trace_cl.data.batches import DRAFT
 from trace_cl.evaluation import Draws
-from trace_cl.speculative import Room, answer, can_leave
+from trace_cl.speculative import Place, Room, answer, can_leave
 
 END, LONGEST = 2, 24
 HEADS = {"num_hidden_layers": 2, "num_attention_heads": 4}
@@ -185,12 +185,12 @@ def test_a_model_that_counts_positions_by_itself_answers_in_one_call(config: tup
 
 def test_keys_are_written_where_they_stay() -> None:
     """Two rows from columns of their own, beside one that is not read; against places written by hand."""
-    layer, generator = Room(3, 9), torch.Generator().manual_seed(0)
+    at = Place(slice(0, 3), torch.tensor([[0, 1]]))
+    layer, generator = Room(3, 9, at), torch.Generator().manual_seed(0)
     first, second = (torch.randn(rows, 2, 2, 3, generator=generator) for rows in (1, 2))
-    layer.at = slice(0, 3), torch.tensor([[0, 1]])
     assert torch.equal(layer.update(first, -first)[0], first)
     place = layer.kept[0].data_ptr()
-    layer.at = slice(1, 3), torch.tensor([[2, 3], [4, 5]])
+    at.rows, at.columns = slice(1, 3), torch.tensor([[2, 3], [4, 5]])
     keys, values = layer.update(second, -second)
     expected = torch.zeros(2, 2, 6, 3)
     expected[:, :, :2] = first
