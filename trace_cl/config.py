@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,7 @@ def as_dict(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
+@cache
 def schema_defaults() -> dict[str, Any]:
     """What each key is where nobody says, by the schema alone. Keys are dotted."""
     settings = {

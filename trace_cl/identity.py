@@ -9,6 +9,7 @@ Reading needs no PyTorch.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -84,7 +85,7 @@ def own_settings(
         "benchmark": str(settings.get("benchmark.name")),
         "model": str(settings.get("model.name")),
     }
-    known = {group for group, name in names.items() if name in _choices(group)}
+    known = {group for group, name in names.items() if _choice(group, name) is not None}
     said = {key: settings[f"model.{key}"] for key in SUITED if "model" not in known and f"model.{key}" in settings}
     own = dict(_composed(*names.values(), json.dumps(said)))
     if "strategy" not in known:
@@ -149,11 +150,8 @@ def method_name(method: str, settings: Mapping[str, Any], own: Mapping[str, Any]
 def _composed(strategy: str, benchmark: str, model: str, suited: str) -> dict[str, Any]:
     """What the files of these choices say, with dotted keys; one that has no file says nothing, and what suits a model
     of one's own is given, as JSON."""
-    files = [
-        _choices(group)[name]
-        for group, name in (("strategy", strategy), ("benchmark", benchmark), ("model", model))
-        if name in _choices(group)
-    ]
+    choices = (_choice("strategy", strategy), _choice("benchmark", benchmark), _choice("model", model))
+    files = [choice for choice in choices if choice is not None]
     said = json.loads(suited)
     given = {"model": said | {rate: said.get(rate) or 0.0 for rate in RATES}}
     merged = OmegaConf.merge(OmegaConf.structured(Config), given, *files)
@@ -162,16 +160,15 @@ def _composed(strategy: str, benchmark: str, model: str, suited: str) -> dict[st
 
 
 @cache
-def _choices(group: str) -> dict[str, DictConfig]:
-    """The files of a group in `conf/` by name, each as a part of the whole configuration."""
-    found = {}
-    for path in (CONF_DIR / group).glob("*.yaml"):
-        text = path.read_text(encoding="utf-8")
-        content = OmegaConf.create(text)
-        assert isinstance(content, DictConfig)
-        content.pop("defaults", None)
-        found[path.stem] = content if text.startswith("# @package _global_") else OmegaConf.create({group: content})
-    return found
+def _choice(group: str, name: str) -> DictConfig | None:
+    """The file of a choice in `conf/`, as a part of the whole configuration; None where there is none."""
+    if f"{name}.yaml" not in os.listdir(CONF_DIR / group):
+        return None
+    text = (CONF_DIR / group / f"{name}.yaml").read_text(encoding="utf-8")
+    content = OmegaConf.create(text)
+    assert isinstance(content, DictConfig)
+    content.pop("defaults", None)
+    return content if text.startswith("# @package _global_") else OmegaConf.create({group: content})
 
 
 def _within(key: str, groups: tuple[str, ...]) -> bool:

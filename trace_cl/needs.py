@@ -30,6 +30,7 @@ from trace_cl.training.memory import (
     answering,
     largest_answered,
     largest_micro_batch,
+    scoring_cache,
     streaming,
 )
 from trace_cl.training.model import (
@@ -50,8 +51,13 @@ class Needs:
     counted: dict[Any, int] = field(default_factory=dict)
     answers: dict[tuple[int, int, int], tuple[int, int]] = field(default_factory=dict)
 
-    def hardest(self, layout: Layout, room: FreeMemory | None, activations: bool = True) -> tuple[Round, Memory]:
-        """The round that needs most, and what each rank needs in it, where it has so much to itself (None: unknown)."""
+    def hardest(
+        self, layout: Layout, room: FreeMemory | None, activations: bool = True, reading: bool = True
+    ) -> tuple[Round, Memory]:
+        """The round that needs most, and what each rank needs in it, where it has so much to itself (None: unknown).
+
+        What is at work while a step's activations are made, or while prompts are read, takes its time to count.
+        """
         rounds = self.benchmark.rounds(self.config.seed, self.config.training.global_batch)
         on_gpu = room is not None and room.device is not None
         found = []
@@ -59,7 +65,9 @@ class Needs:
             select_first(self.strategy, round, self.model)
             extra = partial(self.extra_bytes, round, layout)
             memory = Memory.of(self.model.parameters(), self.dtype, layout, extra)
-            found.append((round, replace(self.answered(memory, layout, room), context=CONTEXT if on_gpu else 0)))
+            found.append(
+                (round, replace(self.answered(memory, layout, room, reading), context=CONTEXT if on_gpu else 0))
+            )
         round, memory = max(found, key=lambda pair: pair[1].training)
         return round, replace(memory, activations=self.activations(rounds, round, layout) if activations else 0)
 
@@ -70,7 +78,7 @@ class Needs:
         streamed = streaming(self.model, self.dtype, layout, self.strategy.streamed(round))
         return Bytes(kept.device + streamed.device, kept.host + streamed.host)
 
-    def answered(self, memory: Memory, layout: Layout, room: FreeMemory | None) -> Memory:
+    def answered(self, memory: Memory, layout: Layout, room: FreeMemory | None, reading: bool) -> Memory:
         """With what it takes to score the round, every rank its share of the examples."""
         gather, budget = self.config.engine.gather, self.config.evaluation.tokens_per_batch
         whole = sum(bytes_of(p, self.dtype) for p in set(self.model.parameters()))
@@ -81,9 +89,9 @@ class Needs:
         if not answered(batch):  # without the data: as long as they can be
             prompt, answer = self.config.evaluation.prompt_tokens, max(t.answer_tokens for t in self.benchmark.tasks)
             batch = (max(1, budget // (prompt + answer)), prompt, answer)
-        if batch not in self.answers:
+        if reading and batch not in self.answers:
             self.answers[batch] = answering(self.model, self.dtype, batch)
-        work, cache = self.answers[batch]
+        work, cache = self.answers.get(batch) or (0, scoring_cache(self.model, self.dtype, batch))
         return replace(memory, answering=weights + work, scoring_cache=cache)
 
     def activations(self, rounds: Sequence[Round], round: Round, layout: Layout) -> int:
@@ -181,7 +189,7 @@ def settle(needs: Needs, device: torch.device, ranks: Ranks) -> EngineConfig:
     exact = room.device is not None
 
     def hardest(settings: EngineConfig) -> tuple[Round, Memory]:
-        return needs.hardest(layouts.layout(settings, ranks.size), room, activations=exact)
+        return needs.hardest(layouts.layout(settings, ranks.size), room, activations=exact, reading=exact)
 
     given = EngineConfig(**needs.config.engine)
     uses = needs.strategy.uses
@@ -208,9 +216,9 @@ def remedy(needs: Needs, settings: EngineConfig, ranks: int, room: FreeMemory) -
         with suppress(UserError):
             engines.check(engine, devices, needs.strategy.uses)
             layout = layouts.layout(engine, devices)
-            # Activations, which take their time to count, only where there is room without them.
+            # What takes its time to count only where there is room without it.
             counts = [False, *([True] if room.device is not None else [])]
-            return all(room.holds(changed.hardest(layout, room, activations)[1]) for activations in counts)
+            return all(room.holds(changed.hardest(layout, room, exact, exact)[1]) for exact in counts)
         return False
 
     def without_need(changes: dict[str, Any], devices: int) -> dict[str, Any]:

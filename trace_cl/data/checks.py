@@ -29,12 +29,12 @@ def findings(task: TaskData, published: Mapping[str, int], scored: str = "test")
         chosen = ": what is chosen by its scores is chosen on the test" if scored == "eval" else ""
         if task.sha256("eval") == task.sha256("test"):
             found.append(f"the eval split is the test split{chosen}")
-        elif shared := len(set(task.splits["eval"]["prompt"]) & set(task.splits["test"]["prompt"])):
+        elif shared := len(set(task.texts("eval", "prompt")) & set(task.texts("test", "prompt"))):
             found.append(f"eval and test share {shared} prompts{chosen}")
     for split, rows in task.splits.items():
-        if (different := len(set(rows["prompt"]))) < len(rows):
+        if (different := len(set(task.texts(split, "prompt")))) < len(rows):
             found.append(f"{len(rows)} {split} rows are {different} different prompts")
-    if blanks := sum(answer != answer.strip() for rows in task.splits.values() for answer in rows["answer"]):
+    if blanks := sum(answer != answer.strip() for split in task.splits for answer in task.texts(split, "answer")):
         found.append(f"{blanks} answers begin or end with blanks")
     return [*found, *task.notes]
 
@@ -55,13 +55,13 @@ def summarize(tasks: Sequence[TaskData], count_tokens: Callable[[str], int]) -> 
     table = []
     for task in tasks:
         for split, rows in task.splits.items():
-            prompts, answers = ([count_tokens(text) for text in rows[field]] for field in FEATURES)
+            prompts, answers = ([count_tokens(text) for text in task.texts(split, field)] for field in FEATURES)
             table.append(
                 {
                     "task": task.name,
                     "split": split,
                     "rows": len(rows),
-                    "different": len(set(rows["prompt"])),
+                    "different": len(set(task.texts(split, "prompt"))),
                     "in train": "" if split == "train" else str(len(task.leaked(split))),
                     "prompt tokens": f"{median(prompts):.0f} / {max(prompts)}",
                     "answer tokens": f"{median(answers):.0f} / {max(answers)}",

@@ -9,7 +9,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -192,14 +194,16 @@ def is_free(key: str) -> bool:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as plain values. Raises UserError where it holds no mapping."""
 
-    def read() -> dict[str, Any]:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-        if not isinstance(content, dict) or not content:
-            raise ValueError("it holds no settings")
-        _check_text(content)
-        return {str(key): value for key, value in content.items()}
+    return whole(path, lambda: deepcopy(_settings(path.read_text(encoding="utf-8"))))
 
-    return whole(path, read)
+
+@lru_cache(maxsize=1024)  # a run's file is read again after every round, and its grammar takes longer than its report
+def _settings(text: str) -> dict[str, Any]:
+    content = OmegaConf.to_container(OmegaConf.create(text))
+    if not isinstance(content, dict) or not content:
+        raise ValueError("it holds no settings")
+    _check_text(content)
+    return {str(key): value for key, value in content.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:

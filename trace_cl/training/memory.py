@@ -184,20 +184,25 @@ def answered(batch: tuple[int, int, int]) -> int:
 
 
 def answering(model: PreTrainedModel, dtype: torch.dtype, batch: tuple[int, int, int]) -> tuple[int, int]:
-    """Bytes at work while the prompts of such a batch are read; and of the keys and values that every layer keeps of
-    prompts and answers, all of them within a window's reach."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    rows, length, longest = batch
-    cache = 2 * config.num_hidden_layers * heads * width * rows * (length + longest + DRAFT) * dtype.itemsize
+    """Bytes at work while the prompts of such a batch are read; and those of `scoring_cache`."""
+    rows, length, _ = batch
     together = max(1, min(rows, AT_ONCE // length))
+    cache = scoring_cache(model, dtype, batch)
     with without_values(model, dtype, dtype) as model, torch.no_grad():
         ids = torch.zeros(together, length, dtype=torch.long)
         with Alive(model) as alive:
             model.get_decoder()(input_ids=ids, use_cache=False)
     # A beginning that was read before needs a mask besides: of truth values, and of numbers that attention adds.
     return alive.most + together * length**2 * (1 + dtype.itemsize), cache
+
+
+def scoring_cache(model: PreTrainedModel, dtype: torch.dtype, batch: tuple[int, int, int]) -> int:
+    """Bytes of the keys and values that every layer keeps of such a batch's prompts and answers."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rows, length, longest = batch
+    return int(2 * config.num_hidden_layers * heads * width * rows * (length + longest + DRAFT) * dtype.itemsize)
 
 
 def activations(model: PreTrainedModel, dtype: torch.dtype, layout: Layout, micro_batch: tuple[int, int, int]) -> int:
