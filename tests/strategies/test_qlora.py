@@ -143,13 +143,22 @@ def test_what_is_planned_is_what_is_there(stage: int) -> None:
     assert activations(planned, torch.bfloat16, Layout(), (2, 9, 4)) > 0
 
 
-def test_the_plan_of_7b_needs_a_quarter() -> None:
-    """6.5 billion weights of 4.127 bits and 0.27 of 16, in place of 16 for all of them."""
-    config = compose("strategy=qlora", "strategy.r=1", "model=llama2-chat-7b", "model.dtype=bf16", "benchmark=trace")
+def test_the_plan_counts_4_bits_a_weight() -> None:
+    """4.127 bits each of the matrices' weights in the layers, and 16 of all others: of Llama-2-7B with four layers, as
+    its 32 are all alike."""
+    layers = 4
+    config = compose(
+        "strategy=qlora",
+        "strategy.r=1",
+        "model=llama2-chat-7b",
+        f"model.architecture.num_hidden_layers={layers}",
+        "model.dtype=bf16",
+        "benchmark=trace",
+    )
     planned = dry_run(config, build_strategy(config))
-    matrices = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
-    others = 2 * 32000 * 4096 + 65 * 4096
-    adapter = 32 * (4 * 2 * 4096 + 3 * (4096 + 11008))
+    matrices = layers * (4 * 4096**2 + 3 * 4096 * 11008)
+    others = 2 * 32000 * 4096 + (2 * layers + 1) * 4096
+    adapter = layers * (4 * 2 * 4096 + 3 * (4096 + 11008))
     assert planned["parameters"] == matrices + others + adapter
     expected = matrices * 4.127 / 8 + 2 * others + 4 * adapter
     assert planned["memory_per_device"]["weights"] == pytest.approx(expected, rel=1e-3)

@@ -45,7 +45,8 @@ def count(model: PreTrainedModel, learning: bool = True) -> Flops:
     """
     with without_values(model, torch.float32, torch.float32) as model:
         model.set_attn_implementation("eager")  # matrix products, as they can be counted
-        short, long, asked = (_passes(model.train(), *text, learning) for text in ((SHORT, 1), (LONG, 1), (SHORT, 2)))
+        model.eval()  # dropout multiplies no matrices
+        short, long, asked = (_passes(model, *text, learning) for text in ((SHORT, 1), (LONG, 1), (SHORT, 2)))
     head = asked - short
     # short − head = linear·S + attention·S², and long − head the same of L = 2S.
     attention = (long - head - 2 * (short - head)) // (LONG**2 - 2 * SHORT**2)
