@@ -162,6 +162,7 @@ def _composed(strategy: str, benchmark: str, model: str, suited: str) -> dict[st
 @cache
 def _choice(group: str, name: str) -> DictConfig | None:
     """The file of a choice in `conf/`, as a part of the whole configuration; None where there is none."""
+    # By the list of files: what a strategy or benchmark of one's own is called may be no file's name at all.
     if f"{name}.yaml" not in os.listdir(CONF_DIR / group):
         return None
     text = (CONF_DIR / group / f"{name}.yaml").read_text(encoding="utf-8")

@@ -39,7 +39,7 @@ class TaskData:
         return cls(name, {split: Dataset.from_list(rows[split], FEATURES) for split in rows}, tuple(notes))
 
     def texts(self, split: str, field: str) -> list[str]:
-        """A split's prompts or answers: a list at once, as to go through a `Dataset` takes a hundred times as long."""
+        """A split's prompts or answers, as a list at once: row by row a `Dataset` is slow."""
         found: list[str] = self.splits[split][:][field]
         return found
 

@@ -193,11 +193,10 @@ def is_free(key: str) -> bool:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as plain values. Raises UserError where it holds no mapping."""
-
     return whole(path, lambda: deepcopy(_settings(path.read_text(encoding="utf-8"))))
 
 
-@lru_cache(maxsize=1024)  # a run's file is read again after every round, and its grammar takes longer than its report
+@lru_cache(maxsize=1024)  # parsing is slow, and a run's own file is read again after every round
 def _settings(text: str) -> dict[str, Any]:
     content = OmegaConf.to_container(OmegaConf.create(text))
     if not isinstance(content, dict) or not content:
